@@ -1,0 +1,63 @@
+"""Values of a publish: what is asked, what came out, and the stage metrics the operators know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from etl_tasks.core.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWindow:
+    """A window loaded since the published generation, and the distinct keys its slice counted in it (all shards together)."""
+
+    slice_id: int
+    window: Window
+    distinct_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """One publish of one partition (an integer such as 20250808) under one fence token.
+
+    ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by version.
+    """
+
+    partition: int
+    token: int
+    windows: Sequence[LoadedWindow]
+    rebuild: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetric:
+    """One stage of a publish as it stands in the journal's details; ``ms`` is the maximum over the shards."""
+
+    stage: str
+    part: int
+    ms: int
+
+    def as_details(self) -> dict[str, int | str]:
+        """The JSON shape of the old system: ``{"stage": "drop_buf", "part": 20250115, "ms": 64}``."""
+        return {"stage": self.stage, "part": self.part, "ms": self.ms}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """What happened on one shard: rows of CLEAN's partition before and after; ``skipped`` when RAW had nothing new there."""
+
+    shard: int
+    replica: str
+    rows_before: int
+    rows_after: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """Outcome of a publish. If ``short_windows`` is not empty nothing was replaced and those slices must be loaded again."""
+
+    shards: Sequence[ShardOutcome] = field(default_factory=tuple)
+    stages: Sequence[StageMetric] = field(default_factory=tuple)
+    short_windows: Sequence[LoadedWindow] = field(default_factory=tuple)
