@@ -6,6 +6,7 @@ made under a lock, so that two runs at once neither break nor repeat each other'
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import re
 import shutil
@@ -23,12 +24,58 @@ JAVA_OLDEST, JAVA_TOO_NEW = 17, 24  # from 24 on the JDK has no Subject.getSubje
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file for as long as the block runs."""
+def locked(path: Path, patience_s: float | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file for as long as the block runs; wait for it for ever, or as long as told."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        deadline = time.monotonic() + (patience_s or 0.0)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if patience_s is None else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise DevstackError(f"another devstack command is at work (it holds {path}): try again") from None
+                time.sleep(0.1)
         yield
+
+
+class Tools:
+    """What the parts are started with, fetched when first asked for."""
+
+    def __init__(self, cache: Path, report: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._report = report
+
+    @functools.cached_property
+    def services_python(self) -> Path:
+        """The interpreter of the services' environment."""
+        return services_python(self._cache, self._report)
+
+    @functools.cached_property
+    def java(self) -> str:
+        """The Java to run."""
+        return java()
+
+    @functools.cached_property
+    def jars(self) -> Path:
+        """The directory of the jars."""
+        return jars(self._cache, self._report)
+
+    def packaged(self, pattern: str) -> Path:
+        """The one file or directory of the services' packages that matches."""
+        home = self.services_python.parent.parent
+        found = list(home.glob(f"lib/python*/site-packages/{pattern}"))
+        if len(found) != 1:
+            raise DevstackError(f"no {pattern} under {home}: remove that directory, try again")
+        return found[0]
+
+    def query_server_jar(self) -> Path:
+        """The Query Server's jar; its insides are shaded: it comes first there, and is left out of HBase."""
+        found = list(self.jars.glob("phoenix-queryserver-*.jar"))
+        if len(found) != 1:
+            raise DevstackError(f"no Query Server jar in {self.jars}: remove {self.jars.parent}, try again")
+        return found[0]
 
 
 def services_python(cache: Path, report: Callable[[str], None]) -> Path:
@@ -51,8 +98,9 @@ def services_python(cache: Path, report: Callable[[str], None]) -> Path:
 def jars(cache: Path, report: Callable[[str], None]) -> Path:
     """The directory with the jars of HBase, Phoenix and the Query Server, downloaded at first use."""
     pom = PACKAGE / "conf" / "pom.xml"
-    home = cache / f"jars-{_digest(pom.read_bytes())}"
-    lib = home / "lib"
+    source = PACKAGE / "conf" / "java" / "devstack" / "Loopback.java"
+    home = cache / f"jars-{_digest(pom.read_bytes(), source.read_bytes())}"
+    lib, classes = home / "lib", home / "classes"
 
     def build() -> None:
         maven = shutil.which("mvn")
@@ -61,6 +109,13 @@ def jars(cache: Path, report: Callable[[str], None]) -> Path:
         report("downloading HBase and Phoenix, once (about 200 MB)")
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={lib}"]
         _run([maven, "-q", "-B", "-f", str(pom), *goal], "download HBase and Phoenix")
+        compiler = [str(found) for found in lib.glob("ecj-*.jar")]
+        path = ":".join(str(jar) for jar in sorted(lib.glob("*.jar"), key=lambda jar: "queryserver" not in jar.name))
+        services = classes / "META-INF" / "services"
+        services.mkdir(parents=True)
+        (services / "org.apache.phoenix.queryserver.server.ServerCustomizersFactory").write_text("devstack.Loopback\n")
+        options = ["-17", "-nowarn", "-cp", path, "-d", str(classes), str(source)]
+        _run([java(), "-jar", *compiler, *options], "compile the Query Server's customizer")
 
     _once(home, build)
     return lib

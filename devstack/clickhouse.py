@@ -5,9 +5,9 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 from devstack import passwords
+from devstack.cache import Tools
 from devstack.config import PACKAGE, Config
 from devstack.errors import NotReady
 from devstack.part import Launch, Part
@@ -73,11 +73,10 @@ USERS = """\
 class ClickHouse(Part):
     """One node: one shard, one replica."""
 
-    def __init__(self, config: Config, services: Path, name: str) -> None:
+    def __init__(self, config: Config, tools: Tools, name: str) -> None:
         self.name = name
         self.port_names = (name, f"{name}_http")
-        super().__init__(config)
-        self.services = services
+        super().__init__(config, tools)
 
     def launch(self) -> Launch:
         """Write the node's configuration and users."""
@@ -102,10 +101,10 @@ class ClickHouse(Part):
             shutil.rmtree(scratch)
         scratch.mkdir()
         # -I: with the script's directory on the path, our own redis.py would be taken for the redis package.
-        argv = [str(self.services), "-I", str(PACKAGE / "clickhouse_node.py"), str(self.dir / "data")]
+        argv = [str(self.tools.services_python), "-I", str(PACKAGE / "clickhouse_node.py"), str(self.dir / "data")]
         return Launch(argv, self.dir, {"TMPDIR": str(scratch), "PATH": os.environ["PATH"]})
 
-    def check(self) -> None:
+    def check(self, patience_s: float = 5.0) -> None:
         """`SELECT 1` over HTTP with user and password."""
         if self.query("SELECT 1").strip() != "1":
             raise NotReady("a wrong answer to SELECT 1")

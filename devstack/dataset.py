@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Final, TypeVar
 
 T = TypeVar("T")
-Value = str | int | None | tuple[str | None, ...]
+Value = str | int | tuple[str | None, ...] | None
 Row = tuple[Value, ...]
 Key = tuple[str | None, int, int]
 
@@ -53,18 +53,21 @@ _WIDE_FAMILY: Final = 1 << 20
 _CODE_ALPHABET: Final = "!\"%&'()*+,-./0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _SPREAD: Final = 0x2C0FFEE5EED5BADC0DE9B
 """Odd and no multiple of 41, so prime to 82 ** 13: multiplied by it, different serial numbers stay different."""
-_COMPANIES: Final = ("ТОО «Ромашка»", 'ООО "Вектор+"', "ИП О'Нил", "АО Қазақтелеком", "Café Ünïon GmbH", "東京商事", "LLC \\N; --")
-_PRODUCTS: Final = ("Молоко 3,2% 1 л", "Сигареты «Север»", "Вода 0.5L", "Обувь 42½", "Шина 205/55 R16", "Сыр 🧀", "T-shirt")
-_WORDS: Final = ("ввод", "в", "оборот", "отгрузка", "приёмка", "агрегат", "return", "sale", "№7", "100%", "ok", "проверка", "ﷺ")
+_COMPANIES: Final = (
+    "ТОО «Ромашка»", 'ООО "Вектор+"', "ИП О'Нил", "АО Қазақтелеком", "Café Ünïon GmbH", "東京商事", "LLC \\N;--",
+)  # fmt: skip
+_PRODUCTS: Final = ("Молоко 3,2% 1 л", "Сигареты «Север»", "Вода 0.5L", "Обувь 42½", "Шина 205/55", "Сыр 🧀", "T-shirt")
+_WORDS: Final = ("ввод", "в", "оборот", "отгрузка", "приёмка", "агрегат", "return", "sale", "№7", "100%", "проверка")
 _ODD: Final = (
     "it's", '"quoted"', "back\\slash \\n \\N", "tab\there", "line\nbreak\r\n", "a; DROP TABLE x; --", "/* no */ -- no",
-    "👩‍👩‍👧‍👦🇰🇿", "e\u0301 ≠ é", "\ufeffBOM", "NULL", " ", "  padded  ", "\x1dgs\x1d", "\u202ertl", "?", ":1 %s {0}", "[]", "\u0001",
+    "👩‍👩‍👧‍👦🇰🇿", "e\u0301 ≠ é", "\ufeffBOM", "NULL", " ", "  padded  ", "\x1dgs\x1d", "\u202ertl", "?",
+    ":1 %s {0}", "[]", "\u0001",
 )  # fmt: skip
 _FAR_FUTURE: Final = (253_402_214_400_000, 253_402_300_799_999)  # 9999-12-31, its first and its last millisecond
 _BEFORE_1970: Final = (-1, -250, -999, -1_000, -1_001, -86_400_001, -1_262_304_000_123, -2_208_988_799_999)
 _BIG: Final = (2**63 - 1, -(2**63 - 1), 2**53 + 1, -(2**53) - 1, 2**31, -1, 0)
-_TINY: Final = (0, 1, 127)
-_SMALL: Final = (0, 1, 255, 256, 32_767)
+_TINY: Final = (0, 1, 127)  # Phoenix's UNSIGNED_TINYINT ends at 127
+_SMALL: Final = (0, 1, 255, 256, 32_767)  # and its UNSIGNED_SMALLINT at 32,767
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class DatasetSpec:
             raise ValueError(f"rows must be at least 0 and days at least 1, not {self.rows} and {self.days}")
         if self.start_ms < 0:
             raise ValueError(f"{self.days} days up to {self.until_ms} ms begin before 1970")
+        if self.until_ms - self.start_ms < 2:
+            raise ValueError(f"{self.days} days up to {self.until_ms} ms hold a single millisecond")
         if self.code is not None and self.rows > self.until_ms - self.start_ms:
             raise ValueError("rows that share one code need a millisecond each")
 
@@ -94,25 +99,34 @@ class DatasetSpec:
         return (self.until_ms - 1) // DAY * DAY - (self.days - 1) * DAY
 
 
+def opd_at(spec: DatasetSpec, index: int) -> int:
+    """The instant of row `index`."""
+    if spec.code is None and index % 10 == 9:  # as the row before
+        return opd_at(spec, index - 1)
+    if spec.code is None and index % 20 == 14:  # a millisecond beside the row before
+        opd = opd_at(spec, index - 1)
+        return opd + 1 if opd + 1 < spec.until_ms else opd - 1
+    return _spread_opd(spec, index) if spec.code is not None or index % 1000 == 20 else _edge_opd(spec, index)
+
+
 def key_at(spec: DatasetSpec, index: int) -> Key:
     """Key `(c, t, opd)` of row `index`: unique within the spec."""
+    opd = opd_at(spec, index)
     if spec.code is not None:
-        return spec.code, index % 100, _spread_opd(spec, index)
+        return spec.code, index % 100, opd
     if index % 10 == 9:  # the same code at the same instant, another t
-        code, t, opd = key_at(spec, index - 1)
+        code, t, _ = key_at(spec, index - 1)
         return code, (t + 50) % 100, opd
     if index % 20 == 14:  # the same code and t, a millisecond apart
-        code, t, opd = key_at(spec, index - 1)
-        return code, t, opd + 1 if opd + 1 < spec.until_ms else opd - 1
+        return (*key_at(spec, index - 1)[:2], opd)
     if index % 1000 == 20:
-        return None, index // 1000 % 100, _spread_opd(spec, index)
+        return None, index // 1000 % 100, opd
     code = _serial_code(spec.seed, 0, index)
     if index % 1000 == 40:
         code = "тест😀" + code
     elif index % 1000 == 60:
         code = f" {code} "
-    t = _TINY[index // 8 % len(_TINY)] if index % 8 == 5 else _mix(spec.seed, index, 3) % 100
-    return code, t, _edge_opd(spec, index)
+    return code, _TINY[index // 8 % len(_TINY)] if index % 8 == 5 else _mix(spec.seed, index, 3) % 100, opd
 
 
 def row_at(spec: DatasetSpec, index: int) -> Row:
@@ -127,7 +141,7 @@ def indexes_between(spec: DatasetSpec, since_ms: int | None = None, until_ms: in
     """Indexes of the rows with `opd` in `[since_ms, until_ms)`; None leaves a side open."""
     low = spec.start_ms if since_ms is None else since_ms
     high = spec.until_ms if until_ms is None else until_ms
-    return [index for index in range(spec.rows) if low <= key_at(spec, index)[2] < high]
+    return [index for index in range(spec.rows) if low <= opd_at(spec, index) < high]
 
 
 def rows_of(spec: DatasetSpec, since_ms: int | None = None, until_ms: int | None = None) -> Iterator[Row]:
@@ -150,7 +164,7 @@ def changed_row(spec: DatasetSpec, index: int, version: int) -> Row:
     row's first version and a NULL over a value; everything drawn anew. `tt` of all but the first tells the version.
     """
     key = key_at(spec, index)
-    turn = _mix(spec.seed, version, index, 1) % 4
+    turn = _mix(spec.seed, version, index, 1) % 4 or (3 if index % 101 == 7 else 0)  # no NULLs for a row of NULLs
     drawn = _draw_values(f"{spec.seed}:{index}:change:{version}", key[2], (1.0, 0.0, 0.2, 0.2)[turn])
     values = dict(zip(VALUE_COLUMNS, drawn, strict=True))
     if turn == 1:
@@ -248,7 +262,7 @@ def _spread_opd(spec: DatasetSpec, index: int) -> int:
 
 
 def _edge_opd(spec: DatasetSpec, index: int) -> int:
-    """The instant of row `index`; one in four lies on a second, a slice's edge, an hour or a midnight, or 1 ms before."""
+    """The instant of row `index`; one in four lies on a second, a slice's edge, an hour or a midnight, or 1 ms off."""
     opd = _spread_opd(spec, index)
     if index % 256 == 16:
         opd = opd // DAY * DAY
@@ -340,7 +354,7 @@ def _draw_array(draw: _Draw) -> tuple[str | None, ...]:
     kind = draw.below(10)
     if kind == 0:
         return ()
-    codes: list[str | None] = [f"0104600{draw.below(10**9):09d}21{draw.below(10**6):06d}" for _ in range(1 + draw.below(5))]
+    codes: list[str | None] = [f"0104600{draw.below(10**9):09d}21{draw.below(99)}" for _ in range(1 + draw.below(5))]
     if kind < 5:
         codes.insert(draw.below(len(codes) + 1), (None, "", draw.pick(_ODD), "Қазақ 😀")[kind - 1])
     return tuple(codes)

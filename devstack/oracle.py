@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +35,8 @@ from devstack.dataset import (
 )
 
 STATE_FILE: Final = "dataset.json"
-CleanRow = tuple[str | int | None | tuple[str, ...], ...]
+CleanValue = str | int | tuple[str, ...] | None
+CleanRow = tuple[CleanValue, ...]
 CleanKey = tuple[str, int, int]
 
 
@@ -46,7 +46,7 @@ class Rows:
 
     spec: DatasetSpec
 
-    def keys(self) -> Iterator[tuple[Key, int]]:
+    def indexed_keys(self) -> Iterator[tuple[Key, int]]:
         return ((key_at(self.spec, index), index) for index in range(self.spec.rows))
 
     def row(self, index: int) -> Row:
@@ -63,7 +63,7 @@ class Change:
     until_ms: int
     version: int
 
-    def keys(self) -> Iterator[tuple[Key, int]]:
+    def indexed_keys(self) -> Iterator[tuple[Key, int]]:
         indexes = changed_indexes(self.spec, self.rows, self.since_ms, self.until_ms, self.version)
         return ((key_at(self.spec, index), index) for index in indexes)
 
@@ -84,7 +84,7 @@ class Late:
     def __post_init__(self) -> None:
         check_span(self.rows, self.since_ms, self.until_ms)
 
-    def keys(self) -> Iterator[tuple[Key, int]]:
+    def indexed_keys(self) -> Iterator[tuple[Key, int]]:
         window = self.rows, self.since_ms, self.until_ms, self.version
         return ((late_key(self.spec, *window, index), index) for index in range(self.rows))
 
@@ -105,7 +105,7 @@ class Wide:
     def __post_init__(self) -> None:
         check_span(self.rows, self.since_ms, self.until_ms)
 
-    def keys(self) -> Iterator[tuple[Key, int]]:
+    def indexed_keys(self) -> Iterator[tuple[Key, int]]:
         window = self.rows, self.since_ms, self.until_ms, self.seed
         return ((wide_key(*window, index), index) for index in range(self.rows))
 
@@ -119,7 +119,7 @@ _KINDS: Final[Mapping[str, type[Operation]]] = {"rows": Rows, "change": Change, 
 
 def rows_written(operation: Operation) -> Iterator[Row]:
     """The rows that an operation writes into the source."""
-    return (operation.row(index) for _, index in operation.keys())
+    return (operation.row(index) for _, index in operation.indexed_keys())
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,10 @@ def clean_row(row: Row) -> CleanRow:
     Phoenix keeps no empty string apart from NULL. The key column `c` cannot be NULL in ClickHouse, nor can arrays and
     what is in them: there NULL becomes `''` and `()`.
     """
-    return tuple(
-        _clean_value(name, kind, value) for (name, kind), value in zip(COLUMN_TYPES.items(), row, strict=True)
-    )
+    return tuple(_clean_value(name, kind, value) for (name, kind), value in zip(COLUMN_TYPES.items(), row, strict=True))
 
 
-def _clean_value(name: str, kind: str, value: Value) -> str | int | None | tuple[str, ...]:
+def _clean_value(name: str, kind: str, value: Value) -> CleanValue:
     if kind == "VARCHAR ARRAY":
         if value is not None and not isinstance(value, tuple):
             raise TypeError(f"{name} takes an array, not {value!r}")
@@ -202,7 +200,7 @@ def expected_rows(state: State, since_ms: int | None = None, until_ms: int | Non
     """The rows that CLEAN must hold with `opd` in `[since_ms, until_ms)`, one a key, in no special order."""
     last: dict[Key, tuple[Operation, int]] = {}
     for operation in state.operations:
-        for key, index in operation.keys():
+        for key, index in operation.indexed_keys():
             if (since_ms is None or since_ms <= key[2]) and (until_ms is None or key[2] < until_ms):
                 last[key] = operation, index
     return (clean_row(operation.row(index)) for operation, index in last.values())
@@ -213,7 +211,7 @@ def expected_counts(state: State, since_ms: int | None = None, until_ms: int | N
     keys = {
         key
         for operation in state.operations
-        for key, _ in operation.keys()
+        for key, _ in operation.indexed_keys()
         if (since_ms is None or since_ms <= key[2]) and (until_ms is None or key[2] < until_ms)
     }
     return dict(sorted(Counter(partition_of(opd) for _, _, opd in keys).items()))
@@ -237,7 +235,7 @@ def content_hash(rows: Iterable[Sequence[Any]]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it must be. `kind` is missing, extra, repeated or differs; only the last has a column."""
+    """A fault: its `kind` is missing, extra, repeated or differs; only the last has a column."""
 
     kind: str
     key: CleanKey
@@ -292,20 +290,20 @@ def difference(expected: Iterable[CleanRow], actual: Iterable[Sequence[Any]], li
 
 
 def digest(state: State, since_ms: int | None = None, until_ms: int | None = None) -> dict[str, Any]:
-    """What `expect` prints: the number of rows, the rows of each partition, the first and last key, the hash."""
-    rows = expected_rows(state, since_ms, until_ms)
-    first = next(rows, None)
-    count, total, low, high = 0, 0, None, None
-    for row in chain([] if first is None else [first], rows):
+    """What `expect` prints: how many rows, how many a partition, the first and last (opd, c, t), the hash."""
+    count = total = 0
+    low: tuple[Any, ...] | None = None
+    high: tuple[Any, ...] | None = None
+    for row in expected_rows(state, since_ms, until_ms):
         count += 1
         total += row_hash(row)
-        order = row[2], row[0], row[1]
-        low = order if low is None else min(low, order)  # type: ignore[type-var]
-        high = order if high is None else max(high, order)  # type: ignore[type-var]
+        instant = row[2], row[0], row[1]
+        low = instant if low is None else min(low, instant)
+        high = instant if high is None else max(high, instant)
     return {
         "rows": count,
         "partitions": expected_counts(state, since_ms, until_ms),
-        "first_key": low,
-        "last_key": high,
+        "first": low,
+        "last": high,
         "hash": f"{total % 2**64:016x}",
     }

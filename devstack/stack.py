@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from devstack import cache, config, passwords
+from devstack import overload as overload_form
 from devstack import part as parts
 from devstack.clickhouse import CLUSTER, SHARDS, ClickHouse
 from devstack.clickhouse import USER as CH_USER
 from devstack.errors import DevstackError, NotReady
+from devstack.oracle import STATE_FILE
 from devstack.part import Part
-from devstack.phoenix import HBase, Java, QueryServer
+from devstack.phoenix import HBase, QueryServer
 from devstack.postgres import Postgres
 from devstack.process import family, resident_bytes
 from devstack.redis import Redis
@@ -23,6 +25,7 @@ from devstack.redis import Redis
 CORE = ("postgres", "redis", *SHARDS)
 PHOENIX = ("hbase", "pqs")
 ALL = (*CORE, *PHOENIX)
+STATE_FILES = ("env", "passwords.json", "overload", "lock", STATE_FILE)
 STOP_ORDER = ("pqs", "redis", *SHARDS, "hbase", "postgres")
 
 
@@ -48,6 +51,7 @@ class Stack:
     def __init__(self, settings: config.Config, report: Callable[[str], None] = _silent) -> None:
         self.config = settings
         self.report = report
+        self.tools = cache.Tools(settings.cache_dir, report)
         self._parts: dict[str, Part] = {}
 
     @classmethod
@@ -64,23 +68,29 @@ class Stack:
         """
         names = tuple(self._known(only)) or (ALL if phoenix else CORE)
         with self._locked():
-            if "pqs" in names and overload is not None:
-                self._set_overload(overload)
             self._start(names)
             self._write_env()
+            if "pqs" in names and overload is not None:
+                self._set_overload(overload)
 
     def down(self) -> None:
         """End every part that runs, within 10 s; touches nothing else."""
         if not self.config.state_dir.exists():
             return
-        with self._locked():
+        with self._locked(patience_s=1.0):
             self._stop(STOP_ORDER)
 
     def wipe(self) -> None:
         """`down`, then delete all state (the downloads stay)."""
         self.down()
-        if self.config.state_dir.exists():
-            shutil.rmtree(self.config.state_dir)
+        # By name, since DEVSTACK_DIR may be set to a directory that holds other things too.
+        for name in (*ALL, "run", "log"):
+            if (self.config.state_dir / name).exists():
+                shutil.rmtree(self.config.state_dir / name)
+        for name in STATE_FILES:
+            (self.config.state_dir / name).unlink(missing_ok=True)
+        if self.config.state_dir.exists() and not any(self.config.state_dir.iterdir()):
+            self.config.state_dir.rmdir()
 
     def status(self) -> list[PartStatus]:
         """Every part as it is now, each asked its real query."""
@@ -92,7 +102,8 @@ class Stack:
         """The settings with which workers and tests reach this stack."""
         ports = self.config.port
         postgres, redis = self._part("postgres"), self._part("redis")
-        assert isinstance(postgres, Postgres) and isinstance(redis, Redis)
+        assert isinstance(postgres, Postgres)
+        assert isinstance(redis, Redis)
         return {
             "PG_DSN": postgres.dsn(),
             "REDIS_URL": redis.url(),
@@ -143,10 +154,20 @@ class Stack:
         return None if identity is None else identity.pid
 
     def set_overload(self, wanted: bool) -> None:
-        """Restart the Query Server in the overload form, or back in the ordinary one."""
+        """Restart the Query Server in the overload form, or back in the ordinary one; harmless when it is in it.
+
+        The overload form also needs the source table's index and guideposts, which are made here if the table is
+        there. `refresh_overload` makes them anew after rows were added.
+        """
         with self._locked():
             self._set_overload(wanted)
-            self._start(["pqs"])
+
+    def refresh_overload(self) -> None:
+        """When the Query Server has the overload form: collect the source table's guideposts anew."""
+        with self._locked():
+            if self._query_server().overload and self._query_server().identity() is not None:
+                self._set_overload(False)
+                self._set_overload(True)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -177,33 +198,37 @@ class Stack:
 
     def _prepare(self, names: Sequence[str]) -> None:
         """Fetch what the parts need, the jars and the service packages side by side."""
-        need_services = any(name in CORE for name in names)
-        need_java = any(name in PHOENIX for name in names)
+        wanted: list[Callable[[], object]] = []
+        if any(name in CORE for name in names):
+            wanted.append(lambda: self.tools.services_python)
+        if any(name in PHOENIX for name in names):
+            wanted.append(lambda: (self.tools.java, self.tools.jars))
         with ThreadPoolExecutor(max_workers=2) as pool:
-            services = pool.submit(cache.services_python, self.config.cache_dir, self.report) if need_services else None
-            java = pool.submit(self._java) if need_java else None
-        if services is not None:
-            python = services.result()
-            for name in CORE:
-                part = self._part(name)
-                assert isinstance(part, Postgres | Redis | ClickHouse)
-                part.services = python
-        if java is not None:
-            found = java.result()
-            for name in PHOENIX:
-                part = self._part(name)
-                assert isinstance(part, HBase | QueryServer)
-                part.java = found
-
-    def _java(self) -> Java:
-        return Java(cache.java(), cache.jars(self.config.cache_dir, self.report))
+            for fetched in [pool.submit(fetch) for fetch in wanted]:
+                fetched.result()
 
     def _set_overload(self, wanted: bool) -> None:
-        server = self._part("pqs")
-        assert isinstance(server, QueryServer)
+        server = self._query_server()
         if server.overload != wanted:
+            if wanted:
+                self._arrange_source(server)
             self._stop(["pqs"])
             server.overload = wanted
+        self._start(["pqs"])
+
+    def _arrange_source(self, server: QueryServer) -> None:
+        self._start(["pqs"])  # in the ordinary form: the overload form would reject an index's making
+        try:
+            found = overload_form.arrange(server.url())
+        except NotReady as error:
+            raise DevstackError(f"the source table could not be arranged for the overload form: {error}") from error
+        if not found:
+            self.report("the source table is not there yet: python -m devstack seed makes its index and guideposts")
+
+    def _query_server(self) -> QueryServer:
+        server = self._part("pqs")
+        assert isinstance(server, QueryServer)
+        return server
 
     def _send(self, name: str, sig: int) -> None:
         identity = self._part(*self._known([name])).identity()
@@ -218,10 +243,8 @@ class Stack:
         identity = part.identity()
         if identity is None:
             return PartStatus(name, None, False, "stopped", ports, 0)
-        if isinstance(part, Postgres):  # its check needs psql, whose place is known only after a look-up
-            self._prepare([name])
         try:
-            part.check()
+            part.check()  # with little patience: status answers in seconds
             detail, ready = "ready", True
         except NotReady as error:
             detail, ready = str(error), False
@@ -231,19 +254,11 @@ class Stack:
 
     def _part(self, name: str) -> Part:
         if name not in self._parts:
-            placeholder = self.config.cache_dir  # replaced by _prepare before anything is started
-            made: Part
-            if name == "postgres":
-                made = Postgres(self.config, placeholder)
-            elif name == "redis":
-                made = Redis(self.config, placeholder)
-            elif name == "hbase":
-                made = HBase(self.config, None)
-            elif name == "pqs":
-                made = QueryServer(self.config, None)
+            simple: dict[str, type[Part]] = {"postgres": Postgres, "redis": Redis, "hbase": HBase, "pqs": QueryServer}
+            if name in simple:
+                self._parts[name] = simple[name](self.config, self.tools)
             else:
-                made = ClickHouse(self.config, placeholder, name)
-            self._parts[name] = made
+                self._parts[name] = ClickHouse(self.config, self.tools, name)
         return self._parts[name]
 
     @staticmethod
@@ -258,9 +273,9 @@ class Stack:
         passwords.write_private(self.config.state_dir / "env", "".join(lines))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, patience_s: float | None = None) -> Iterator[None]:
         """One command at a time on one state directory."""
-        with cache.locked(self.config.state_dir / "lock"):
+        with cache.locked(self.config.state_dir / "lock", patience_s):
             yield
 
 

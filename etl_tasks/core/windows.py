@@ -1,12 +1,17 @@
-"""Half-open intervals of the source's time column, always UTC, edges on whole seconds."""
+"""Half-open intervals of the source's time column, always UTC, edges on whole seconds (DESIGN, "Words" and "Time")."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MINUTE_S = 60
+DAY_S = 86_400
+
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -48,6 +53,98 @@ class Window:
         return f"[{self.start:%Y-%m-%dT%H:%M:%SZ}, {self.end:%Y-%m-%dT%H:%M:%SZ})"
 
 
+def to_seconds(moment: datetime) -> int:
+    """Whole seconds since the epoch, floored (also before 1970). Raises ValueError for a naive time."""
+    if moment.tzinfo is None:
+        raise ValueError(f"a time inside the core must be aware, not {moment!r}")
+    return (moment - EPOCH) // _SECOND
+
+
+def from_seconds(seconds: int) -> datetime:
+    """The aware UTC time at ``seconds`` since the epoch. Raises OverflowError outside the years 1 to 9999."""
+    return EPOCH + timedelta(seconds=seconds)
+
+
+def floor_to_second(moment: datetime) -> datetime:
+    """``moment`` in UTC with its fraction of a second cut off. Raises ValueError for a naive time."""
+    return from_seconds(to_seconds(moment))
+
+
+def partition_of(moment: datetime) -> int:
+    """The UTC day of ``moment`` as ClickHouse's ``toYYYYMMDD`` has it: 20250808. Raises ValueError for a naive time."""
+    if moment.tzinfo is None:
+        raise ValueError(f"a time inside the core must be aware, not {moment!r}")
+    day = moment.astimezone(UTC)
+    return day.year * 10_000 + day.month * 100 + day.day
+
+
+def grid_edges(start_s: int, end_s: int, grid_s: int) -> Iterator[int]:
+    """The edges strictly inside ``(start_s, end_s)`` of a grid counted from each UTC midnight, in order.
+
+    Times are seconds since the epoch. Every midnight is an edge: where ``grid_s`` does not divide a day, its last
+    cell is shorter. So no cell ever touches two partitions.
+    """
+    day = start_s - start_s % DAY_S
+    while day < end_s:
+        first = day if day > start_s else day + ((start_s - day) // grid_s + 1) * grid_s
+        yield from range(first, min(day + DAY_S, end_s), grid_s)
+        day += DAY_S
+
+
+def count_grid_cells(start_s: int, end_s: int, grid_s: int) -> int:
+    """How many pieces ``grid_edges`` cuts ``[start_s, end_s)`` into, without walking over them."""
+
+    def cell(second: int) -> int:
+        day, second_of_day = divmod(second, DAY_S)
+        return day * -(-DAY_S // grid_s) + second_of_day // grid_s
+
+    return cell(end_s - 1) - cell(start_s) + 1
+
+
+def windows_between(edges: Iterable[int]) -> list[Window]:
+    """The windows between neighbouring edges (seconds since the epoch, ascending)."""
+    moments = [from_seconds(edge) for edge in edges]
+    return [Window(start, end) for start, end in pairwise(moments)]
+
+
+def cut_at_midnights(windows: Iterable[Window]) -> list[Window]:
+    """Every window cut at each UTC midnight inside it: no piece touches two partitions. Order and instants stay."""
+    return cut_on_grid(windows, DAY_S // MINUTE_S)
+
+
+def cut_on_grid(windows: Iterable[Window], minutes: int) -> list[Window]:
+    """Every window cut on the grid of ``minutes`` counted from each UTC midnight (midnights are edges); 0 cuts nothing.
+
+    Raises ValueError for a negative grid. The rule is DESIGN's ("Time": cut at ``PHX_INITIAL_SLICE_MIN`` on the grid).
+    """
+    if minutes < 0:
+        raise ValueError(f"a grid must be 0 (none) or a number of minutes, not {minutes}")
+    if minutes == 0:
+        return list(windows)
+    pieces: list[Window] = []
+    for window in windows:
+        start_s, end_s = to_seconds(window.start), to_seconds(window.end)
+        pieces.extend(windows_between([start_s, *grid_edges(start_s, end_s, minutes * MINUTE_S), end_s]))
+    return pieces
+
+
+def halve(window: Window) -> tuple[Window, Window]:
+    """The two halves of ``window``; from two minutes on they meet at the whole minute nearest the middle.
+
+    Raises ValueError for a window of one second, which has no second inside it to meet at.
+    """
+    start_s, end_s = to_seconds(window.start), to_seconds(window.end)
+    if end_s - start_s < 2:
+        raise ValueError(f"a window of one second has no halves: {window}")
+    middle_s = (start_s + end_s) // 2
+    if end_s - start_s >= 2 * MINUTE_S:
+        # The nearest minute is at most 30 s off, so even halves of two minutes keep at least 30 s each.
+        # A tie goes to the earlier minute: 5 minutes become 2 + 3.
+        middle_s = (middle_s + MINUTE_S // 2 - 1) // MINUTE_S * MINUTE_S
+    middle = from_seconds(middle_s)
+    return Window(window.start, middle), Window(middle, window.end)
+
+
 def merge(windows: Iterable[Window]) -> list[Window]:
     """The same instants as disjoint windows in order; touching ones are joined."""
     merged: list[Window] = []
@@ -64,16 +161,18 @@ def subtract(windows: Iterable[Window], holes: Iterable[Window]) -> list[Window]
     """The instants of ``windows`` that lie in none of ``holes``, as disjoint windows in order."""
     remaining: list[Window] = []
     cuts = merge(holes)
+    first = 0  # cuts before this one end left of every window still to come
     for window in merge(windows):
         start = window.start
-        for cut in cuts:
-            if cut.end <= start:
-                continue
+        while first < len(cuts) and cuts[first].end <= start:
+            first += 1
+        for index in range(first, len(cuts)):
+            cut = cuts[index]
             if cut.start >= window.end:
                 break
             if cut.start > start:
                 remaining.append(Window(start, cut.start))
-            start = max(start, cut.end)
+            start = cut.end
             if start >= window.end:
                 break
         if start < window.end:

@@ -1,0 +1,50 @@
+# Everything runs from .venv, which devstack/bootstrap.sh makes (and mends) with what a fresh machine lacks.
+# No Docker is needed for demo, test, lint and bench; up and down are for docker compose.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit lint format bench up down clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+COMPOSE := docker compose
+ARGS ?=
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with all that the project, its tests and its linters need.
+	@devstack/bootstrap.sh
+
+demo: setup ## Start real services, move rows, break things, show what happened.
+	@$(PYTHON) -m devstack.demo $(ARGS)
+
+test: setup ## All tests; starts the services they need. ARGS="-k name" for some.
+	@$(PYTHON) -m pytest $(ARGS)
+
+test-unit: setup ## The tests that need no service, in seconds.
+	@$(PYTHON) -m pytest tests/unit $(ARGS)
+
+lint: setup ## ruff and mypy; both must be silent.
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+format: setup ## Put the code into ruff's form.
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+bench: setup ## Benchmarks; each prints a ratio against a baseline measured in the same run.
+	@$(PYTHON) -m benchmarks $(ARGS)
+
+up: ## docker compose: build the images, start everything, wait until it is healthy.
+	@test -f .env || { echo "there is no .env: cp .env.example .env, then set the passwords in it" >&2; exit 2; }
+	@$(COMPOSE) up --build --detach --wait
+
+down: ## docker compose: stop everything; the volumes stay.
+	@$(COMPOSE) down
+
+clean: ## Stop the development stack, delete its state and all caches; .venv stays.
+	@if test -x $(PYTHON) && test -f devstack/__main__.py; then $(PYTHON) -m devstack wipe; fi
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov build
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

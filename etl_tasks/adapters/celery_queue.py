@@ -1,0 +1,71 @@
+"""Messages to the workers through Celery, and what Redis holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import redis.exceptions
+from celery import Celery, chord
+from kombu.exceptions import KombuError, OperationalError
+
+from etl_tasks.errors import Unreachable
+
+EXTRACT_QUEUE = "extract"
+BACKFILL_QUEUE = "backfill"
+
+
+@contextmanager
+def _redis_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
+        raise Unreachable(
+            f"Redis did not take the message ({type(error).__name__}: {error}); the sweeper sends it again"
+        ) from error
+
+
+class CeleryDispatcher:
+    """The ``Dispatcher`` port over the app's broker. Every message carries ids only."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send_partition(self, partition: int, slice_ids: Sequence[int], manual: bool) -> None:
+        """A chord: one ``extract_load_slice`` a slice, then ``dedup_publish`` of the partition."""
+        queue = BACKFILL_QUEUE if manual else EXTRACT_QUEUE
+        header = [
+            self._app.signature(
+                "etl_tasks.extract_load_slice", args=(slice_id,), immutable=True, options={"queue": queue}
+            )
+            for slice_id in slice_ids
+        ]
+        body = self._app.signature("etl_tasks.dedup_publish", args=(partition,), immutable=True)
+        with _redis_errors():
+            chord(header, body, app=self._app).apply_async()
+
+    def send_slices(self, slice_ids: Sequence[int], manual: bool) -> None:
+        """One ``extract_load_slice`` a slice, outside any chord."""
+        queue = BACKFILL_QUEUE if manual else EXTRACT_QUEUE
+        with _redis_errors(), self._app.producer_or_acquire() as producer:
+            for slice_id in slice_ids:
+                self._app.send_task(
+                    "etl_tasks.extract_load_slice", args=(slice_id,), queue=queue, producer=producer, ignore_result=True
+                )
+
+    def send_publish(self, partition: int) -> None:
+        """``dedup_publish`` of the partition."""
+        with _redis_errors():
+            self._app.send_task("etl_tasks.dedup_publish", args=(partition,), ignore_result=True)
+
+    def send_finalize(self, run_id: int) -> None:
+        """``finalize_run`` of the run."""
+        with _redis_errors():
+            self._app.send_task("etl_tasks.finalize_run", args=(run_id,), ignore_result=True)
+
+    def messages_held(self) -> int:
+        """Messages queued for slices, and all that are unacknowledged."""
+        with _redis_errors(), self._app.connection_for_read() as connection:
+            client = connection.default_channel.client
+            queued = sum(int(client.llen(queue)) for queue in (EXTRACT_QUEUE, BACKFILL_QUEUE))
+            return queued + int(client.hlen("unacked"))

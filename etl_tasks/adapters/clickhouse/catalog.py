@@ -1,0 +1,101 @@
+"""The tables' columns, and whether RAW, buffer and CLEAN agree with each other and with ``MAIN_COLUMNS``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from etl_tasks.adapters.clickhouse import catalog_sql
+from etl_tasks.adapters.clickhouse.client import Connection
+from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
+from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
+from etl_tasks.adapters.clickhouse.topology import TAG, engine_arguments, table_facts
+from etl_tasks.core.batch import TargetColumn
+
+
+def table_columns(connection: Connection, table: TableName) -> list[TargetColumn]:
+    """The columns of ``table`` on this host in order; empty when it is not there."""
+    rows = connection.execute(catalog_sql.COLUMNS, {"database": table.database, "table": table.table}, tag=TAG)
+    return [TargetColumn(name, type_, default_kind) for name, type_, default_kind in rows]
+
+
+def insertable(column: TargetColumn) -> bool:
+    """Whether an INSERT may name the column."""
+    return column.default_kind not in ("ALIAS", "MATERIALIZED", "EPHEMERAL")
+
+
+def stored(column: TargetColumn) -> bool:
+    """Whether the column is part of the parts, which REPLACE needs alike on both sides."""
+    return column.default_kind not in ("ALIAS", "EPHEMERAL")
+
+
+def faults_here(
+    config: ClickHouseConfig, connection: Connection, raw_local: TableName, main_columns: Sequence[str]
+) -> list[str]:
+    """Everything on this host that would make an insert or a publish fail or lie, a sentence each."""
+    clean, buffer = parse_table(config.clean_table), parse_table(config.dedup_buf_table)
+    columns = {table: table_columns(connection, table) for table in (raw_local, buffer, clean)}
+    at = f"on {connection.host}"
+    missing = [f"there is no table {table} {at}" for table, there in columns.items() if not there]
+    if missing:
+        return missing
+    faults: list[str] = []
+    for table, there in columns.items():
+        types = {column.name: column.type for column in there}
+        wanted = [*main_columns, *(key for key in config.key_columns if key not in main_columns), config.version_column]
+        absent = [name for name in wanted if name not in types]
+        if absent:
+            faults.append(f"{table} {at} has no column {', '.join(absent)}")
+        for name in (config.version_column, config.ts_column):
+            if name in types and not re.fullmatch(r"DateTime64\(3, 'UTC'\)", types[name]):
+                faults.append(f"{table}.{name} {at} is {types[name]}; it must be DateTime64(3, 'UTC')")
+    faults += _differences(columns[buffer], columns[clean], f"{buffer} and {clean} {at}", names_too=True)
+    faults += _differences(columns[raw_local], columns[clean], f"{raw_local} and {clean} {at}", names_too=False)
+    faults += _engine_faults(config, connection, raw_local, clean, at)
+    return faults
+
+
+def _differences(
+    left: Sequence[TargetColumn], right: Sequence[TargetColumn], which: str, *, names_too: bool
+) -> list[str]:
+    one = {column.name: column.type for column in left if stored(column)}
+    other = {column.name: column.type for column in right if stored(column)}
+    faults = [
+        f"{which} differ in {name}: {one[name]} and {other[name]}"
+        for name in one
+        if name in other and one[name] != other[name]
+    ]
+    if names_too and one.keys() != other.keys():
+        faults.append(
+            f"{which} must have the same columns; only one of them has {', '.join(sorted(one.keys() ^ other.keys()))}"
+        )
+    return faults
+
+
+def _engine_faults(
+    config: ClickHouseConfig, connection: Connection, raw_local: TableName, clean: TableName, at: str
+) -> list[str]:
+    faults: list[str] = []
+    raw_facts, clean_facts = table_facts(connection, raw_local), table_facts(connection, clean)
+    assert raw_facts is not None
+    assert clean_facts is not None
+    arguments = engine_arguments(raw_facts.engine_full)
+    if not raw_facts.engine.endswith("ReplacingMergeTree") or config.version_column not in arguments:
+        faults.append(
+            f"{raw_local} {at} is {raw_facts.engine}({', '.join(arguments)}); "
+            f"it must be ReplacingMergeTree({config.version_column})"
+        )
+    partition_key = f"toYYYYMMDD({config.ts_column})"
+    for table, facts in ((raw_local, raw_facts), (clean, clean_facts)):
+        if not facts.engine.endswith("MergeTree"):
+            faults.append(f"{table} {at} is {facts.engine}; it must be of the MergeTree family")
+        if facts.partition_key.replace("`", "") != partition_key:
+            faults.append(
+                f"{table} {at} is partitioned by {facts.partition_key or 'nothing'}; it must be {partition_key}"
+            )
+        sorted_by = [name.strip(" `") for name in facts.sorting_key.split(",")]
+        if sorted(sorted_by) != sorted(config.key_columns):
+            faults.append(
+                f"{table} {at} is ordered by {facts.sorting_key}; it must be the key ({', '.join(config.key_columns)})"
+            )
+    return faults

@@ -1,0 +1,50 @@
+"""A batch becomes one block in RAW, on every shard before the call returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etl_tasks.adapters.clickhouse.client import Connection, Failover, Setting
+from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
+from etl_tasks.adapters.clickhouse.identifiers import quote_names
+from etl_tasks.adapters.clickhouse.topology import RawTable
+from etl_tasks.core.batch import ColumnBatch
+from etl_tasks.errors import TerminalError
+
+# Rows of one batch; the block follows.
+INSERT = "INSERT INTO {table} ({columns}) VALUES"
+
+
+def insert_settings(config: ClickHouseConfig, raw: RawTable) -> dict[str, Setting]:
+    """How an insert is done: in the foreground, synchronously, without deduplication of our blocks."""
+    settings: dict[str, Setting] = {
+        # The default queues rows on the initiator: a publish would miss them.
+        "distributed_foreground_insert": 1,
+        "async_insert": 0,
+        # The same block may come again after its rows were removed; it is a repeat that RAW sorts out itself.
+        "insert_deduplicate": 0,
+    }
+    if raw.replicated and config.insert_quorum not in ("", "0"):
+        settings["insert_quorum"] = config.insert_quorum
+    return settings
+
+
+def insert_batch(
+    config: ClickHouseConfig, failover: Failover, raw: RawTable, batch: ColumnBatch, version_ms: int, *, tag: str
+) -> None:
+    """Insert ``batch`` with ``version_ms`` as the version of every row; a repeat after a failover does no harm."""
+    if not batch.rows:
+        return
+    lengths = {name: len(column) for name, column in zip(batch.names, batch.columns, strict=True)}
+    uneven = {name: length for name, length in lengths.items() if length != batch.rows}
+    if uneven:
+        raise TerminalError(f"a batch of {batch.rows} rows has columns of other lengths: {uneven}")
+    columns: list[list[Any]] = [*batch.columns, [version_ms] * batch.rows]
+    names = quote_names([*batch.names, config.version_column])
+    sql = INSERT.format(table=raw.insert_into.sql, columns=names)
+    settings = insert_settings(config, raw)
+
+    def send(connection: Connection) -> None:
+        connection.insert(sql, columns, tag=tag, settings=settings)
+
+    failover.run(send)

@@ -1,0 +1,78 @@
+"""The statements of a publish. Names are put in, quoted by ``identifiers``; values are parameters."""
+
+# Buffers of this CLEAN table, whoever made them.
+BUFFERS = "SELECT name FROM system.tables WHERE database = %(database)s AND startsWith(name, %(prefix)s)"
+
+# Statements of publishes of this CLEAN table that run on this host now.
+RUNNING_PUBLISHES = "SELECT query_id FROM system.processes WHERE startsWith(query_id, %(prefix)s)"
+
+# Ask these statements to end; RUNNING_PUBLISHES says when they have.
+KILL = "KILL QUERY WHERE query_id IN %(ids)s ASYNC"
+
+# Drop a buffer: for statements that still use it the data stays until they end.
+DROP_BUFFER = "DROP TABLE IF EXISTS {buffer}"
+
+# Drop our own buffer and free its disk space now.
+DROP_BUFFER_NOW = "DROP TABLE IF EXISTS {buffer} SYNC"
+
+# Wait until this replica has every part that the others had when it was asked.
+SYNC_REPLICA = "SYSTEM SYNC REPLICA {table}"
+
+# The buffer: columns of the template, keys of CLEAN, no TTL, and its engine spelled out (a copy of a replicated one
+# would copy its Keeper path).
+CREATE_BUFFER = """
+CREATE TABLE {buffer} AS {template}
+ENGINE = ReplacingMergeTree({version})
+PARTITION BY {partition_key}
+PRIMARY KEY ({primary_key})
+ORDER BY ({sorting_key})
+SETTINGS storage_policy = {storage_policy}
+"""
+
+# What CLEAN has of the partition, as hard links.
+ATTACH = "ALTER TABLE {buffer} ATTACH PARTITION {partition} FROM {clean}"
+
+# The rows of RAW that were loaded since the last publish, on this shard; repeats go when the buffer is merged.
+INSERT_NEW = """
+INSERT INTO {buffer} ({columns})
+SELECT {columns}
+FROM {raw}
+WHERE toYYYYMMDD({ts}) = %(partition)s AND {windows}
+"""
+
+# Is there anything of it on this shard?
+COUNT_NEW = "SELECT count() FROM {raw} WHERE toYYYYMMDD({ts}) = %(partition)s AND {windows}"
+
+# One instant window; edges are whole milliseconds, half-open.
+WINDOW = "({ts} >= fromUnixTimestamp64Milli({start}, 'UTC') AND {ts} < fromUnixTimestamp64Milli({end}, 'UTC'))"
+
+# One row a key, in one part (a REPLACE of several parts is not crash-atomic).
+OPTIMIZE = "OPTIMIZE TABLE {buffer} PARTITION {partition} FINAL"
+
+# Parts and rows of a partition, from metadata.
+PARTS = """
+SELECT count(), sum(rows)
+FROM system.parts
+WHERE database = %(database)s AND table = %(table)s AND partition_id = %(partition)s AND active
+"""
+
+# Rows of a partition.
+COUNT_PARTITION = "SELECT count() FROM {table} WHERE toYYYYMMDD({ts}) = %(partition)s"
+
+# Keys that stand in more than one row, read in key order so that memory does not grow with the rows.
+REPEATED_KEYS = """
+SELECT count()
+FROM (SELECT 1 FROM {buffer} WHERE toYYYYMMDD({ts}) = %(partition)s GROUP BY {key} HAVING count() > 1)
+"""
+
+# Distinct keys of a partition, read in key order.
+DISTINCT_KEYS = """
+SELECT count()
+FROM (SELECT 1 FROM {table} WHERE toYYYYMMDD({ts}) = %(partition)s GROUP BY {key})
+"""
+
+# The publish itself: readers see the partition as it was, then as it is in the buffer.
+REPLACE = "ALTER TABLE {clean} REPLACE PARTITION {partition} FROM {buffer}"
+
+# A part that comes from a buffer without TTL never expires on its own.
+MATERIALIZE_TTL = "ALTER TABLE {clean} MATERIALIZE TTL IN PARTITION {partition}"

@@ -1,0 +1,92 @@
+"""A stage of a publish on all shards side by side: its time, its errors, and the questions asked while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from etl_tasks.core.publishing import StageMetric
+from etl_tasks.errors import EtlError, LostOwnership, TransientError, Unreachable
+
+Work = TypeVar("Work")
+
+CHECKPOINT_EVERY_S = 5.0
+"""How often a stage that takes long asks whether this publish is still the newest."""
+
+PROBE_EVERY_S = 20.0
+PROBES_BEFORE_GIVING_UP = 3
+"""A hung server keeps its connections: while a stage takes long, its hosts are asked whether they still answer."""
+
+
+class Stages(Generic[Work]):
+    """Runs the stages of one publish and tells their times. ``answers`` asks whether a work's host still answers."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        partition: int,
+        on_stage: Callable[[StageMetric], None],
+        metrics: list[StageMetric],
+        answers: Callable[[Work], None],
+    ) -> None:
+        self._pool = pool
+        self._partition = partition
+        self._on_stage = on_stage
+        self._metrics = metrics
+        self._answers = answers
+
+    def run(
+        self,
+        name: str,
+        step: Callable[[Work], None],
+        works: Sequence[Work],
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        """``step`` on each of ``works``; ``checkpoint`` is called meanwhile and after. Raises the weightiest error."""
+        running = {self._pool.submit(_timed, step, work): work for work in works}
+        self._wait(running, checkpoint)
+        futures = list(running)
+        failures = [error for future in futures if (error := future.exception()) is not None]
+        if failures:
+            raise max(failures, key=_weight)
+        metric = StageMetric(name, self._partition, max((future.result() for future in futures), default=0))
+        self._metrics.append(metric)
+        self._on_stage(metric)
+        if checkpoint:
+            checkpoint()
+
+    def _wait(self, running: Mapping[Future[int], Work], checkpoint: Callable[[], None] | None) -> None:
+        pending = set(running)
+        silent = 0
+        probed = time.monotonic()
+        while pending:
+            _, pending = wait(pending, timeout=CHECKPOINT_EVERY_S)
+            if pending and checkpoint:
+                checkpoint()
+            if pending and time.monotonic() - probed > PROBE_EVERY_S:
+                probed = time.monotonic()
+                try:
+                    for future in pending:
+                        self._answers(running[future])
+                    silent = 0
+                except Unreachable:
+                    silent += 1
+                    if silent == PROBES_BEFORE_GIVING_UP:
+                        raise
+
+
+def _timed(step: Callable[[Work], None], work: Work) -> int:
+    started = time.monotonic()
+    step(work)
+    return round((time.monotonic() - started) * 1000)
+
+
+def _weight(error: BaseException) -> int:
+    """Which of several shards' errors decides: what is final before what may go away."""
+    if not isinstance(error, EtlError):
+        return 4
+    if isinstance(error, LostOwnership):
+        return 3
+    return 1 if isinstance(error, TransientError) else 2

@@ -1,0 +1,197 @@
+"""One connection of the Query Server and the walk over a statement's frames.
+
+phoenixdb's client speaks the protocol; its ``Connection`` and ``Cursor`` are not used, since their ``__del__`` does
+HTTP, which can hang, and a cursor that failed answers the next fetch with ``[]``, which looks like the end (FACTS).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from phoenixdb.avatica.client import AvaticaClient
+from phoenixdb.avatica.proto import common_pb2, requests_pb2
+
+from etl_tasks.adapters.phoenix.errors import phoenix_errors
+from etl_tasks.adapters.phoenix.session import QueryServerSession
+from etl_tasks.adapters.phoenix.settings import PhoenixConfig
+from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse, ResultSetResponse
+from etl_tasks.errors import EtlError, StatementLost
+
+log = logging.getLogger(__name__)
+
+FIRST_FRAME_ROWS: Final = 8
+"""Rows of the first frame, when nothing is known of their width: 8 rows of 4 MB, sent twice, are 64 MB."""
+_GROWTH: Final = 8
+
+
+class FramePace:
+    """How many rows to ask for next, so that a frame stays below ``max_bytes`` on the wire.
+
+    Begins at FIRST_FRAME_ROWS and grows eightfold a frame up to ``most`` (8, 64, 512, 4,096, …). After the server ran
+    out of memory the most is a quarter, for later reads of the same source too, and doubles with every read that ends
+    well.
+    """
+
+    def __init__(self, most: int, max_bytes: int) -> None:
+        self._configured = most
+        self._max_bytes = max_bytes
+        self._most = most
+        self._rows = 0
+        self._row_bytes = 0.0
+        self.begin()
+
+    def begin(self) -> int:
+        """Rows of a statement's first frame."""
+        self._row_bytes = 0.0
+        self._rows = min(FIRST_FRAME_ROWS, self._most)
+        return self._rows
+
+    def next(self, rows: int, size: int) -> int:
+        """Rows of the next frame, after one of ``rows`` rows and ``size`` bytes."""
+        # Half of the widest seen lately is remembered: one narrow frame does not make the next one huge.
+        self._row_bytes = max(size / max(rows, 1), self._row_bytes / 2, 1.0)
+        self._rows = max(1, min(self._most, self._rows * _GROWTH, int(self._max_bytes / self._row_bytes)))
+        return self._rows
+
+    def too_much(self) -> None:
+        """The server or we had no room for a frame."""
+        self._most = max(1, min(self._most, self._rows) // 4)
+
+    def went_well(self) -> None:
+        """A read ended well."""
+        self._most = min(self._configured, self._most * 2)
+
+
+@dataclass(slots=True)
+class RawFrame:
+    """Rows of a result as ``wire`` leaves them: ``offset`` of the first row, size on the wire, whether it is the last
+    frame.
+    """
+
+    rows: Any
+    offset: int
+    size: int
+    done: bool
+    signature: Any = None
+
+
+class QueryServerConnection:
+    """An open connection. After any error call ``discard`` and make a new one; not for several threads."""
+
+    def __init__(self, config: PhoenixConfig) -> None:
+        self._place = config.place
+        self._id = str(uuid.uuid4())
+        self._client: Any = AvaticaClient(config.endpoint, max_retries=0)
+        self._client.session = self._session = QueryServerSession(config)
+        self.last_used = time.monotonic()
+        try:
+            with phoenix_errors(f"connecting to the Query Server of {self._place}"):
+                self._client.open_connection(self._id, info={})
+                self._client.connection_sync(self._id, {"autoCommit": True})
+        except BaseException:
+            self.discard()
+            raise
+
+    def frames(self, sql: str, pace: FramePace, context: str) -> Iterator[RawFrame]:
+        """Run ``sql`` and give its frames, one alive at a time; ends only after the frame that the server calls the
+        last.
+
+        Raises StatementLost for a frame that is empty but not the last, and otherwise by the error table.
+        """
+        with phoenix_errors(context):
+            statement = self._client.create_statement(self._id)
+            request = requests_pb2.PrepareAndExecuteRequest(
+                connection_id=self._id, statement_id=statement, sql=sql, first_frame_max_size=pace.begin()
+            )
+            data = self._client._apply(request, "ExecuteResponse")
+            response = ExecuteResponse.FromString(data)
+        size = len(data)
+        del data
+        if response.missing_statement or not response.results:
+            raise StatementLost(f"{context}: the Query Server forgot the statement before it ran: read again")
+        result = response.results[0]
+        del response
+        yield from self._walk(statement, result, size, pace.next, context)
+
+    def metadata(self, ask: Callable[[Any, str], Any], response_name: str, context: str) -> Iterator[RawFrame]:
+        """The frames of one of Avatica's metadata calls, which makes its statement itself."""
+        with phoenix_errors(context):
+            data = self._client._apply(ask(requests_pb2, self._id), response_name)
+            result = ResultSetResponse.FromString(data)
+        yield from self._walk(result.statement_id, result, len(data), lambda rows, size: 1_000, context)
+
+    def _walk(
+        self, statement: int, result: Any, size: int, next_rows: Callable[[int, int], int], context: str
+    ) -> Iterator[RawFrame]:
+        signature = common_pb2.Signature.FromString(result.signature)
+        frame = result.first_frame
+        del result
+        expected = 0
+        while True:
+            count, done = len(frame.rows), frame.done
+            if not count and not done:
+                raise StatementLost(
+                    f"{context}: Got an empty frame, but the statement is not done, after {expected} rows: read again"
+                )
+            if count and frame.offset != expected:
+                raise StatementLost(
+                    f"{context}: a frame begins at row {frame.offset} instead of {expected}: read again"
+                )
+            self.last_used = time.monotonic()
+            raw = RawFrame(frame.rows, expected, size, done, signature)
+            del frame
+            yield raw
+            del raw
+            if done:
+                break
+            expected += count
+            with phoenix_errors(f"{context}, after {expected} rows"):
+                request = requests_pb2.FetchRequest(
+                    connection_id=self._id,
+                    statement_id=statement,
+                    offset=expected,
+                    frame_max_size=next_rows(count, size),
+                )
+                data = self._client._apply(request)
+                response = FetchResponse.FromString(data)
+            size = len(data)
+            del data
+            if response.missing_statement or response.missing_results:
+                raise StatementLost(
+                    f"{context}: the Query Server forgot the statement after {expected} rows: read again"
+                )
+            frame = response.frame
+            del response
+        self._forget(statement, context)
+
+    def _forget(self, statement: int, context: str) -> None:
+        """Close a statement whose rows have all come; if that fails nothing is lost but the connection."""
+        try:
+            with phoenix_errors(f"{context}, closing the statement"):
+                self._client.close_statement(self._id, statement)
+        except EtlError as error:
+            log.warning("the rows are complete, but the connection is dropped: %s", error)
+            self.discard()
+
+    @property
+    def open(self) -> bool:
+        """Whether statements may be run on it."""
+        return self._client.session is not None
+
+    def discard(self) -> None:
+        """Close the sockets and say nothing to the server, which forgets the connection by itself."""
+        self._session.close()
+        self._client.session = None  # the client's own __del__ then has nothing to do
+
+    def close(self) -> None:
+        """Close it on the server too; raises by the error table, the sockets are closed in any case."""
+        try:
+            with phoenix_errors(f"closing the connection to the Query Server of {self._place}"):
+                self._client.close_connection(self._id)
+        finally:
+            self.discard()

@@ -1,0 +1,105 @@
+"""The HTTP session under phoenixdb: a time-out on every request, no retries, answers judged before they are parsed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import gssapi
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth, HTTPDigestAuth
+from requests_gssapi import HTTPSPNEGOAuth
+
+from etl_tasks.adapters.phoenix.errors import refusal
+from etl_tasks.adapters.phoenix.settings import PhoenixConfig
+from etl_tasks.errors import Overloaded
+
+_CHUNK: Final = 1 << 20
+_BODY_LIMIT_FRAMES: Final = 16
+"""An answer may be this many times ``max_frame_bytes`` (one frame in which the rows suddenly grew) before it is cut
+off.
+"""
+
+
+class TimeoutAdapter(HTTPAdapter):
+    """Sets (connect, read) time-outs on every request: phoenixdb sets none, and a hung server would hang us (FACTS)."""
+
+    def __init__(self, connect_s: float, read_s: float) -> None:
+        self._timeout = (connect_s, read_s)
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """As HTTPAdapter, with the time-outs whatever the caller said."""
+        return super().send(request, *args, **{**kwargs, "timeout": self._timeout})
+
+
+class BoundedBody:
+    """Stands for ``response.raw``: ``read()`` gives the whole body or raises, and never takes more than ``limit``
+    bytes.
+
+    A body that breaks off, times out or is too long closes its socket at once, so that nothing is left half read.
+    """
+
+    def __init__(self, raw: Any, limit: int) -> None:
+        self._raw = raw
+        self._limit = limit
+
+    def read(self) -> bytes:
+        """The body; raises Overloaded above the limit and urllib3's exceptions when it ends early or stops coming."""
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            # decode_content: a proxy may gzip although `accept-encoding: identity` asks it not to.
+            while chunk := self._raw.read(_CHUNK, decode_content=True):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self._limit:
+                    raise Overloaded(
+                        f"the Query Server's answer is larger than {self._limit} bytes: rows grew suddenly; "
+                        "lower PHX_FETCHMANY_SIZE or read a narrower window"
+                    )
+        except BaseException:
+            self._raw.close()
+            raise
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class QueryServerSession(requests.Session):
+    """The session to put on phoenixdb's client before its first request.
+
+    Proxies and netrc of the environment are not used: the probe and the connection go the same, direct way.
+    """
+
+    def __init__(self, config: PhoenixConfig) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.stream = True
+        self.verify = config.ca_file or True if config.verify else False
+        self.auth = _authentication(config)
+        # identity: gzipped answers end in a DecodeError inside phoenixdb (FACTS).
+        self.headers.update({"content-type": "application/x-google-protobuf", "accept-encoding": "identity"})
+        self._body_limit = config.max_frame_bytes * _BODY_LIMIT_FRAMES
+        for prefix in ("http://", "https://"):
+            self.mount(prefix, TimeoutAdapter(config.connect_timeout_s, config.read_timeout_s))
+
+    def post(self, url: Any, data: Any = None, json: Any = None, **kwargs: Any) -> requests.Response:
+        """POST without following redirects; raises what ``errors.refusal`` says of an answer that is not Avatica's."""
+        response = super().post(url, data=data, json=json, **{**kwargs, "allow_redirects": False})
+        refused = refusal(response.status_code, response.headers.get("content-type", ""))
+        if refused is not None:
+            response.close()
+            raise refused
+        response.raw = BoundedBody(response.raw, self._body_limit)
+        return response
+
+
+def _authentication(config: PhoenixConfig) -> Any:
+    user, password = config.user or "", config.password or ""
+    if config.auth == "basic":
+        return HTTPBasicAuth(user.encode(), password.encode())
+    if config.auth == "digest":
+        return HTTPDigestAuth(user, password)
+    if config.auth == "spnego":
+        mechanism = gssapi.mechs.Mechanism.from_sasl_name("SPNEGO")
+        return HTTPSPNEGOAuth(opportunistic_auth=True, mech=mechanism)
+    return None

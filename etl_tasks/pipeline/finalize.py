@@ -1,0 +1,17 @@
+"""The end of a run: status and watermark in one transaction, whoever asks first."""
+
+from __future__ import annotations
+
+import structlog
+
+from etl_tasks.pipeline.ports import Journal
+
+log = structlog.get_logger(__name__)
+
+
+def finalize_run(run_id: int, journal: Journal) -> str | None:
+    """End the run if nothing of it is open; its status, or None when it goes on or had ended before."""
+    status = journal.runs.finalize(run_id)
+    if status is not None:
+        log.info("run_ended", run=run_id, status=status)
+    return status

@@ -1,0 +1,196 @@
+"""A window's rows from the source into RAW: counted, checked, coerced, without repeats, in blocks bounded in bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import structlog
+
+from etl_tasks.core.batch import ColumnBatch
+from etl_tasks.core.coerce import CoercionPlan, Misfit, drop_repeats
+from etl_tasks.core.distinct import KeyCounter
+from etl_tasks.core.records import Reject, SliceClaim, SliceResult
+from etl_tasks.errors import RowRejected, ShortRead
+from etl_tasks.pipeline.ports import Journal, Source, Target
+
+log = structlog.get_logger(__name__)
+
+_HEARTBEAT_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRules:
+    """Bounds of the work on one slice: lease in seconds, attempts, rows and bytes of one insert, rejects of a run."""
+
+    clean_table: str
+    lease_s: float
+    max_attempts: int
+    insert_rows: int
+    insert_bytes: int
+    max_rejected_rows: int
+    key: tuple[str, ...] = ("c", "t", "opd")
+
+
+@dataclass(slots=True)
+class _Timings:
+    """Milliseconds by stage."""
+
+    ms: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stage: str, since: float) -> float:
+        now = time.monotonic()
+        self.ms[stage] = self.ms.get(stage, 0) + round((now - since) * 1000)
+        return now
+
+
+class _Inserter:
+    """Inserts one block while the next one is fetched: at most one block in flight, its failure raised at the next call."""
+
+    def __init__(self, target: Target, version_ms: int, rules: LoadRules) -> None:
+        self._target = target
+        self._version_ms = version_ms
+        self._rules = rules
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="insert")
+        self._in_flight: Future[None] | None = None
+        self._pending: list[ColumnBatch] = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
+        self.rows = 0
+
+    def __enter__(self) -> _Inserter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, batch: ColumnBatch) -> None:
+        """Take the batch; insert what is pending first if the two together would pass a bound."""
+        rows, size = self._pending_rows + batch.rows, self._pending_bytes + batch.approximate_bytes
+        if self._pending and (rows > self._rules.insert_rows or size > self._rules.insert_bytes):
+            self._submit()
+        self._pending.append(batch)
+        self._pending_rows += batch.rows
+        self._pending_bytes += batch.approximate_bytes
+
+    def finish(self) -> None:
+        """Insert the rest; returns when every row is in RAW."""
+        if self._pending_rows:
+            self._submit()
+        self._wait()
+
+    def _submit(self) -> None:
+        self._wait()
+        block = _joined(self._pending)
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+        self._in_flight = self._executor.submit(self._insert, block)
+
+    def _insert(self, block: ColumnBatch) -> None:
+        self._target.insert(block, self._version_ms)
+        self.rows += block.rows
+
+    def _wait(self) -> None:
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            in_flight.result()
+
+
+class Loader:
+    """Source, target and coercion of one worker child. After a failure it is to be discarded with its connections."""
+
+    def __init__(self, source: Source, target: Target, coercion: CoercionPlan, rules: LoadRules) -> None:
+        self.source = source
+        self.target = target
+        self._coercion = coercion
+        self._rules = rules
+
+    def load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
+        """Read the claim's window and insert it under one version; what was moved.
+
+        Raises ShortRead when fewer rows came than two counts promised, RowRejected when the run may reject no more, and what
+        source, target and journal raise.
+        """
+        timings = _Timings()
+        mark = time.monotonic()
+        # Before the query: of two reads of a row the later one must have the higher version, whichever is inserted last.
+        version_ms = journal.slices.next_version(claim.clean_table)
+        counted = self.source.count(claim.window)
+        mark = timings.add("count", mark)
+        keys = KeyCounter()
+        rows_read = rows_rejected = 0
+        beat_at = time.monotonic()
+        with _Inserter(self.target, version_ms, self._rules) as inserter:
+            for frame in self.source.read(claim.window):
+                mark = timings.add("fetch", mark)
+                checkpoint()
+                rows_read += frame.rows
+                coerced = self._coercion.apply(frame)
+                if coerced.misfits:
+                    rows_rejected += self._reject(claim, coerced.misfits, journal)
+                batch = drop_repeats(coerced.batch, self._rules.key)
+                keys.add(zip(*(batch.column(name) for name in self._rules.key), strict=True))
+                mark = timings.add("coerce", mark)
+                inserter.add(batch)
+                mark = timings.add("insert_wait", mark)
+                if mark - beat_at > _HEARTBEAT_EVERY_S:
+                    journal.runs.heartbeat(claim.run_id, progress=True)
+                    beat_at = mark
+            mark = timings.add("fetch", mark)
+            self._verify_count(claim, counted, rows_read)
+            checkpoint()
+            inserter.finish()
+            timings.add("insert_wait", mark)
+            return SliceResult(
+                rows_counted=counted,
+                rows_read=rows_read,
+                rows_inserted=inserter.rows,
+                rows_distinct=keys.distinct(),
+                rows_rejected=rows_rejected,
+                timings_ms=timings.ms,
+            )
+
+    def _verify_count(self, claim: SliceClaim, counted: int, rows_read: int) -> None:
+        """A read shorter than the count is a lost or stolen frame, unless rows really went away in between."""
+        if rows_read >= counted:
+            return
+        again = self.source.count(claim.window)
+        if rows_read < again:
+            raise ShortRead(
+                f"{claim.window}: {rows_read} rows were read, but {counted} were counted before and {again} after; "
+                "a frame was lost (a restarted Query Server), the window is read again"
+            )
+        log.warning("slice_shrank", counted=counted, counted_again=again, rows_read=rows_read)
+
+    def _reject(self, claim: SliceClaim, misfits: Sequence[Misfit], journal: Journal) -> int:
+        rejects = [Reject(repr(misfit.key), misfit.column, misfit.value_text, misfit.reason) for misfit in misfits]
+        rejected_by_run = journal.slices.record_rejects(claim, rejects)
+        first = misfits[0]
+        if rejected_by_run > self._rules.max_rejected_rows:
+            raise RowRejected(
+                f"row {first.key!r}: column {first.column} holds {first.value_text}, {first.reason}; {rejected_by_run} rows of the "
+                f"run do not fit and MAX_REJECTED_ROWS is {self._rules.max_rejected_rows}: mend the row in the source, or raise "
+                "MAX_REJECTED_ROWS to leave such rows out, counted"
+            )
+        log.warning(
+            "rows_rejected", rows=len({misfit.key for misfit in misfits}), first=repr(first.key), column=first.column
+        )
+        return len({misfit.key for misfit in misfits})
+
+
+def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:
+    """One block of all batches' rows."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    columns = [list(column) for column in first.columns]
+    for batch in batches[1:]:
+        for column, more in zip(columns, batch.columns, strict=True):
+            column.extend(more)
+    return ColumnBatch(
+        first.names, columns, sum(batch.rows for batch in batches), sum(batch.approximate_bytes for batch in batches)
+    )

@@ -1,0 +1,199 @@
+"""From an interval to a run in the journal and its first messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from etl_tasks.core.records import NewRun, PlannedRun, SanitizeRules
+from etl_tasks.core.slicing import SlicePlan, SlicingRules, plan_slices, schedule_until
+from etl_tasks.core.states import RunStatus, process_for
+from etl_tasks.core.windows import Window
+from etl_tasks.errors import TerminalError, TransientError, Unreachable, UsageError
+from etl_tasks.pipeline.ports import Dispatcher, Journal
+from etl_tasks.pipeline.tell import dispatch_run
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to plan: a business interval (aware UTC), or neither edge for the schedule's next one."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    manual: bool = False
+    task_id: str | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """What planning needs. ``check_services`` raises SchemaError or AuthenticationFailed, or Unreachable, before anything is planned."""
+
+    journal: Journal
+    dispatcher: Dispatcher
+    rules: SlicingRules
+    sanitize: SanitizeRules
+    process_name: str
+    clean_table: str
+    publish_at_end: bool
+    partitions_in_flight: int
+    check_services: Callable[[Window | None], list[str]]
+
+
+def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
+    """Plan the run in one transaction, then send what is due. A redelivered request returns its run and sends what is due.
+
+    Raises UsageError for bounds that cannot be meant, Unreachable when the journal is away. What Redis could not take, the
+    sweeper sends.
+    """
+    journal = context.journal
+    journal.ensure_once()
+    process_name = process_for(context.process_name, request.manual)
+    if request.task_id is not None:
+        before = journal.runs.planned_by(request.task_id)
+        if before is not None:
+            _dispatch(context, before.run_id, request.manual)
+            return before
+    for ended in journal.sweeps.sanitize_stale(context.sanitize, process_name):
+        log.warning(
+            "stale_run_ended", run=ended.run_id, process=ended.process_name, status=ended.status, reason=ended.reason
+        )
+
+    interval = _interval(request, context, process_name)
+    if isinstance(interval, PlannedRun):
+        return interval
+    since, until, now = interval
+    scheduled = request.since is None
+    loaded = _loaded(context, since, until, now) if scheduled else []
+    plan = plan_slices(since, until, context.rules, now, loaded)
+    notices = [*request.notices, *plan.notices]
+    try:
+        notices += context.check_services(plan.source_windows[0] if plan.source_windows else None)
+    except Unreachable as error:
+        # The slices wait for it, without spending attempts, for SOURCE_PATIENCE_S.
+        notices.append(f"planned while a service was away: {error}")
+    except TerminalError as error:
+        log.error("plan_refused", process=process_name, error=str(error))
+        return journal.runs.refuse(
+            process_name,
+            context.clean_table,
+            request.manual,
+            str(error),
+            status=RunStatus.ERROR,
+            task_id=request.task_id,
+            since=since,
+            until=until,
+        )
+    planned = journal.runs.plan(
+        NewRun(
+            process_name=process_name,
+            clean_table=context.clean_table,
+            manual=request.manual,
+            publish_at_end=context.publish_at_end,
+            shift_min=context.rules.shift_min,
+            plan=plan,
+            asked_until=until,
+            task_id=request.task_id,
+            details=_details(plan, notices, scheduled),
+        ),
+        context.partitions_in_flight,
+    )
+    _log_plan(planned, plan, notices, context.rules, process_name)
+    if planned.status == RunStatus.PLANNED:
+        _dispatch(context, planned.run_id, request.manual)
+    return planned
+
+
+def _interval(
+    request: PlanRequest, context: PlanContext, process_name: str
+) -> tuple[datetime, datetime, datetime] | PlannedRun:
+    journal = context.journal
+    now = journal.now()
+    if request.since is not None and request.until is not None:
+        return request.since, request.until, now
+    if request.since is not None or request.until is not None:
+        raise UsageError("since and until go together: give both, or neither for the schedule's next interval")
+    watermark = journal.runs.watermark(process_name)
+    if watermark is None:
+        reason = (
+            f"{process_name} has no watermark yet: load a first interval in its lane, for example "
+            "python -m etl_tasks run --since 2025-08-08T00:00:00Z --until 2025-08-09T00:00:00Z; the first ok run sets it"
+        )
+    else:
+        until = schedule_until(context.rules, now)
+        if until > watermark:
+            return watermark, until, now
+        reason = f"nothing to read yet: the watermark {watermark:%Y-%m-%dT%H:%M:%SZ} is not before now less the lag"
+    log.info("plan_skipped", process=process_name, reason=reason)
+    return journal.runs.refuse(process_name, context.clean_table, request.manual, reason, task_id=request.task_id)
+
+
+def _loaded(context: PlanContext, since: datetime, until: datetime, now: datetime) -> list[Window]:
+    """What any lane has loaded of the source windows that the schedule is about to read."""
+    whole = plan_slices(since, until, _one_window(context.rules), now)
+    if not whole.source_windows:
+        return []
+    return context.journal.runs.loaded_windows(
+        context.clean_table, Window(whole.source_windows[0].start, whole.source_windows[-1].end)
+    )
+
+
+def _one_window(rules: SlicingRules) -> SlicingRules:
+    """The same edges cut as coarsely as can be: only the outer ones matter to the question of what is loaded."""
+    return SlicingRules(
+        step_min=max(rules.step_min, 60 * 24),
+        shift_min=rules.shift_min,
+        overlap_min=rules.overlap_min,
+        overlap_only_first=rules.overlap_only_first,
+        lag_min=rules.lag_min,
+        initial_slice_min=60 * 24,
+        max_slices=rules.max_slices,
+        business_tz=rules.business_tz,
+    )
+
+
+def _details(plan: SlicePlan, notices: list[str], scheduled: bool) -> dict[str, Any]:
+    return {
+        "planned_slices": len(plan.slices),
+        "partitions": list(plan.partitions),
+        "steps": plan.steps,
+        "notices": notices,
+        "from_watermark": scheduled,
+    }
+
+
+def _log_plan(planned: PlannedRun, plan: SlicePlan, notices: list[str], rules: SlicingRules, process_name: str) -> None:
+    log.info(
+        "run_planned" if planned.status == RunStatus.PLANNED else "run_not_planned",
+        run=planned.run_id,
+        process=process_name,
+        status=planned.status,
+        reason=planned.reason,
+        since=plan.since.astimezone(UTC).isoformat(),
+        until=plan.until.astimezone(UTC).isoformat(),
+        source_windows=[str(window) for window in plan.source_windows[:10]],
+        slices=len(plan.slices),
+        partitions=list(plan.partitions),
+        steps=plan.steps,
+        business_tz=rules.business_tz or "UTC",
+        shift_min=rules.shift_min,
+        overlap_min=rules.overlap_min,
+        lag_min=rules.lag_min,
+        step_min=rules.step_min,
+        initial_slice_min=rules.initial_slice_min,
+    )
+    for notice in notices:
+        log.warning("plan_notice", run=planned.run_id, notice=notice)
+
+
+def _dispatch(context: PlanContext, run_id: int, manual: bool) -> None:
+    try:
+        dispatch_run(context.journal, context.dispatcher, run_id, manual)
+    except TransientError as error:
+        log.warning("dispatch_failed", run=run_id, error=str(error), next="the sweeper sends what is due")

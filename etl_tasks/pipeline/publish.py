@@ -1,0 +1,200 @@
+"""One partition from RAW to CLEAN, under the lock for economy and the fence for safety."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from etl_tasks.core.publishing import PublishRequest, PublishResult, StageMetric
+from etl_tasks.core.records import PublishClaim
+from etl_tasks.core.states import dedup_process
+from etl_tasks.errors import CountMismatch, EtlError, LostOwnership, TerminalError, Unreachable
+from etl_tasks.pipeline.lease import Lease
+from etl_tasks.pipeline.ports import Dispatcher, Journal, PublishLock, Target
+from etl_tasks.pipeline.tell import tell
+
+log = structlog.get_logger(__name__)
+
+_RETRY_DELAY_S = 5.0
+_RETRY_DELAY_CAP_S = 300.0
+# Rows may leave CLEAN by its TTL while a publish counts them; a mismatch that comes three times is real.
+_MISMATCH_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PublishContext:
+    """What a publish needs in one worker child; ``open_target`` makes or hands out the ClickHouse side."""
+
+    journal: Journal
+    open_journal: Callable[[], Journal]
+    open_target: Callable[[], Target]
+    dispatcher: Dispatcher
+    process_name: str
+    clean_table: str
+    lease_s: float
+    max_attempts: int
+    worker: str
+    soft_limit: type[BaseException]
+
+
+def dedup_publish(partition: int, context: PublishContext) -> str:
+    """Publish the partition if that is due; what became of it: ``published reopened due error busy dropped lost``.
+
+    ``busy``: another publish of the CLEAN table goes on, and offers this one when it ends. Raises nothing that was expected.
+    """
+    outcome = _under_lock(partition, context)
+    if outcome != "busy":
+        _offer_next(context)
+    return outcome
+
+
+def _under_lock(partition: int, context: PublishContext) -> str:
+    with context.journal.publish_lock(context.clean_table) as lock:
+        if not lock.acquired:
+            log.info("publish_busy", partition=partition)
+            return "busy"
+        claimed_at = time.monotonic()
+        claim = context.journal.publishes.claim(
+            context.clean_table,
+            partition,
+            dedup_process=dedup_process(context.process_name),
+            worker=context.worker,
+            lease_s=context.lease_s,
+            max_attempts=context.max_attempts,
+        )
+        if claim is None:
+            log.info("publish_dropped", partition=partition)
+            return "dropped"
+        structlog.contextvars.bind_contextvars(partition=partition, token=claim.token, attempt=claim.attempt)
+        log.info("publish_claimed", windows=len(claim.windows), target_gen=claim.target_gen, rebuild=claim.rebuild)
+        lease = Lease(
+            lambda: _open_renewer(context, claim),
+            context.lease_s,
+            claimed_at,
+            f"publish of {partition} ({claim.token})",
+        )
+        try:
+            with lease:
+                return _publish(claim, lock, lease, context)
+        except LostOwnership as error:
+            log.warning("publish_lost", error=str(error))
+            return "lost"
+
+
+def _open_renewer(context: PublishContext, claim: PublishClaim) -> tuple[Callable[[], bool], Callable[[], None]]:
+    journal = context.open_journal()
+    return lambda: journal.publishes.renew(claim, context.lease_s), journal.close
+
+
+class _Guard:
+    """The publish's questions to the journal; the shards ask side by side, a journal belongs to one thread at a time."""
+
+    def __init__(self, claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> None:
+        self._claim = claim
+        self._publish_lock = lock
+        self._lease = lease
+        self._context = context
+        self._one_at_a_time = threading.Lock()
+
+    def checkpoint(self) -> None:
+        self._lease.checkpoint()
+
+    def before_replace(self) -> None:
+        """Raise LostOwnership unless the lease, the lock's session and the token are all still ours."""
+        with self._one_at_a_time:
+            self._lease.checkpoint()
+            self._publish_lock.verify()
+            if not self._context.journal.publishes.renew(self._claim, self._context.lease_s):
+                raise LostOwnership(f"a newer publish than token {self._claim.token} has begun")
+
+    def on_stage(self, metric: StageMetric) -> None:
+        with self._one_at_a_time:
+            log.info("publish_stage", stage=metric.stage, part=metric.part, ms=metric.ms)
+            self._context.journal.publishes.record_stage(self._claim, metric)
+
+
+def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> str:
+    started = time.monotonic()
+    guard = _Guard(claim, lock, lease, context)
+    request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild)
+    try:
+        result = context.open_target().publish(
+            request, checkpoint=guard.checkpoint, before_replace=guard.before_replace, on_stage=guard.on_stage
+        )
+    except LostOwnership:
+        raise
+    except context.soft_limit:
+        return _after_failure(
+            claim, TimeoutError("the publish's soft time limit passed (PUBLISH_SOFT_TIME_LIMIT_MIN)"), context
+        )
+    except Exception as error:
+        return _after_failure(claim, error, context)
+    if result.short_windows:
+        return _reopen(claim, result, context)
+    transitions = context.journal.publishes.finish(
+        claim,
+        duration_ms=round((time.monotonic() - started) * 1000),
+        pinned=[outcome.replica for outcome in result.shards],
+        details={"rows": sum(outcome.rows_after for outcome in result.shards), "shards": _shard_details(result)},
+    )
+    log.info("published", rows=sum(outcome.rows_after for outcome in result.shards))
+    tell(context.journal, context.dispatcher, transitions)
+    return "published"
+
+
+def _shard_details(result: PublishResult) -> list[dict[str, object]]:
+    return [
+        {
+            "shard": outcome.shard,
+            "replica": outcome.replica,
+            "rows_before": outcome.rows_before,
+            "rows_after": outcome.rows_after,
+            "skipped": outcome.skipped,
+        }
+        for outcome in result.shards
+    ]
+
+
+def _reopen(claim: PublishClaim, result: PublishResult, context: PublishContext) -> str:
+    reason = (
+        f"RAW holds fewer keys than {len(result.short_windows)} windows of partition {claim.partition} had counted "
+        f"(first {result.short_windows[0].window}): its TTL has passed, or rows were removed; loaded again"
+    )
+    slice_ids = context.journal.publishes.reopen(claim, result.short_windows, reason)
+    log.warning("publish_reopened", windows=len(result.short_windows), slices=len(slice_ids), reason=reason)
+    return "reopened"
+
+
+def _after_failure(claim: PublishClaim, error: Exception, context: PublishContext) -> str:
+    publishes = context.journal.publishes
+    log.warning("publish_failed", error_kind=type(error).__name__, error=str(error))
+    if not isinstance(error, EtlError):
+        log.error("publish_fault", exc_info=error)
+    if isinstance(error, Unreachable):
+        publishes.give_back(claim, error, delay_s=_RETRY_DELAY_S, refund=True)
+        return "due"
+    most = min(_MISMATCH_ATTEMPTS, context.max_attempts) if isinstance(error, CountMismatch) else context.max_attempts
+    hopeless = isinstance(error, TerminalError) and not isinstance(error, CountMismatch)
+    if hopeless or claim.spent >= most:
+        log.error("publish_error", error_kind=type(error).__name__, error=str(error))
+        tell(context.journal, context.dispatcher, publishes.fail(claim, error))
+        return "error"
+    publishes.give_back(
+        claim, error, delay_s=min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S), refund=False
+    )
+    return "due"
+
+
+def _offer_next(context: PublishContext) -> None:
+    """The lock is free: whoever was told ``busy`` may go now."""
+    sweeps = context.journal.sweeps
+    for clean_table, partition in sweeps.due_publishes(resend_after_s=0.0, max_attempts=context.max_attempts, most=1):
+        try:
+            context.dispatcher.send_publish(partition)
+            sweeps.mark_publish_sent(clean_table, partition)
+        except Unreachable as error:
+            log.warning("dispatch_failed", partition=partition, error=str(error))

@@ -1,0 +1,52 @@
+"""After a committed transition: tell whoever is due. A message lost here costs time only, the sweeper tells again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from etl_tasks.core.records import Transition
+from etl_tasks.errors import TransientError
+from etl_tasks.pipeline.ports import Dispatcher, Journal
+
+log = structlog.get_logger(__name__)
+
+
+def dispatch_run(journal: Journal, dispatcher: Dispatcher, run_id: int, manual: bool) -> int:
+    """Send every released slice of the run that nobody has sent, one chord a partition; the number sent. Raises Unreachable."""
+    sent = 0
+    for partition, slice_ids in journal.slices.unsent(run_id).items():
+        dispatcher.send_partition(partition, slice_ids, manual)
+        journal.slices.mark_sent(slice_ids)
+        sent += len(slice_ids)
+    if sent:
+        journal.runs.mark_running(run_id)
+    return sent
+
+
+def tell(
+    journal: Journal, dispatcher: Dispatcher, transitions: Iterable[Transition], manual: bool | None = None
+) -> None:
+    """Offer what the transitions made due: halves of a split, the publish, the next partitions, the end of the run."""
+    for transition in transitions:
+        try:
+            _tell_one(journal, dispatcher, transition, manual)
+        except TransientError as error:
+            log.warning("dispatch_failed", run=transition.run_id, partition=transition.partition, error=str(error))
+
+
+def _tell_one(journal: Journal, dispatcher: Dispatcher, transition: Transition, manual: bool | None) -> None:
+    if transition.children:
+        _send_children(journal, dispatcher, transition.children, bool(manual))
+    if transition.publish_due:
+        dispatcher.send_publish(transition.partition)
+    if transition.released_partitions:
+        dispatch_run(journal, dispatcher, transition.run_id, bool(manual))
+    if transition.finalize_due:
+        dispatcher.send_finalize(transition.run_id)
+
+
+def _send_children(journal: Journal, dispatcher: Dispatcher, children: Sequence[int], manual: bool) -> None:
+    dispatcher.send_slices(children, manual)
+    journal.slices.mark_sent(children)

@@ -1,0 +1,257 @@
+"""The composition root: the only place that puts adapters into the pipeline, from the settings in force."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from functools import cached_property
+
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+
+from etl_tasks.adapters.celery_queue import CeleryDispatcher
+from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
+from etl_tasks.adapters.clickhouse.config import Host
+from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
+from etl_tasks.config import Settings
+from etl_tasks.core.coerce import CoercionPlan
+from etl_tasks.core.records import SanitizeRules
+from etl_tasks.core.windows import Window
+from etl_tasks.pipeline.extract import ExtractContext
+from etl_tasks.pipeline.load import Loader, LoadRules
+from etl_tasks.pipeline.plan import PlanContext
+from etl_tasks.pipeline.publish import PublishContext
+from etl_tasks.pipeline.sweep import SweepContext, SweepRules
+
+# Bounds a worker child's memory whatever the rows' width: two blocks and a frame are alive at once.
+INSERT_BYTES = 12 * 1024 * 1024
+
+
+class Wiring:
+    """Adapters and contexts of one process, made at first use. Make it after fork, and use it from one thread."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.settings = settings
+        self._app = app
+        self._loader: Loader | None = None
+
+    @cached_property
+    def worker(self) -> str:
+        """This process, as the journal names it."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    @cached_property
+    def clean_table(self) -> str:
+        """CLEAN as ``database.table``: the key of coverage, fences and locks."""
+        return self.settings.qualified(self.settings.ch_clean_table)
+
+    def open_journal(self) -> Journal:
+        """A journal with a connection of its own."""
+        settings = self.settings
+        config = JournalConfig(
+            dsn=settings.pg_dsn.get_secret_value(),
+            lock_dsn=settings.pg_lock_dsn.get_secret_value() or None,
+            table=settings.journal_table,
+        )
+        return Journal(config, self.clean_table, settings.cadence_rules, application_name=f"etl_tasks {self.worker}")
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The journal of this thread."""
+        return self.open_journal()
+
+    @cached_property
+    def dispatcher(self) -> CeleryDispatcher:
+        """Who tells the workers."""
+        return CeleryDispatcher(self._app)
+
+    def open_source(self) -> PhoenixSource:
+        """A source with connections of its own."""
+        settings = self.settings
+        return PhoenixSource(
+            PhoenixConfig(
+                url=settings.pqs_url.get_secret_value(),
+                table=settings.hbase_main_table,
+                ts_column=settings.hbase_main_ts_column,
+                columns=settings.main_columns,
+                ts_units=settings.phx_ts_units,
+                fetch_rows=settings.phx_fetchmany_size,
+                probe_timeout_ms=settings.phx_tcp_probe_timeout_ms,
+                connect_timeout_s=settings.phx_connect_timeout_s,
+                read_timeout_s=settings.phx_read_timeout_s,
+                query_hint=settings.phx_query_hint or None,
+                auth=settings.pqs_auth,
+                user=settings.pqs_user or None,
+                password=settings.pqs_password.get_secret_value() or None,
+                ca_file=settings.pqs_ca_file or None,
+                verify=settings.pqs_verify,
+            )
+        )
+
+    @cached_property
+    def clickhouse_config(self) -> ClickHouseConfig:
+        """How to reach ClickHouse, and the names of its tables."""
+        settings = self.settings
+        return ClickHouseConfig(
+            hosts=tuple(Host(name, port) for name, port in settings.ch_endpoints),
+            user=settings.ch_user,
+            password=settings.ch_password.get_secret_value(),
+            database=settings.ch_db,
+            raw_table=settings.qualified(settings.ch_raw_table),
+            clean_table=self.clean_table,
+            clean_all_table=settings.qualified(settings.ch_clean_all_table),
+            dedup_buf_table=settings.qualified(settings.ch_dedup_buf_table),
+            cluster=settings.ch_cluster or None,
+            secure=settings.ch_secure,
+            verify=settings.ch_verify,
+            ca_file=settings.ch_ca_file or None,
+            compression=settings.ch_compression,
+            insert_max_retries=settings.ch_insert_max_retries,
+            insert_quorum=settings.ch_insert_quorum,
+        )
+
+    def open_target(self) -> ClickHouseTarget:
+        """A target with connections of its own."""
+        return ClickHouseTarget(self.clickhouse_config)
+
+    @cached_property
+    def target(self) -> ClickHouseTarget:
+        """The target of this thread."""
+        return self.open_target()
+
+    def loader(self) -> Loader:
+        """Source, target and coercion of this child; made anew after a failure to make it."""
+        if self._loader is None:
+            source = self.open_source()
+            target = self.open_target()
+            source.probe()
+            coercion = CoercionPlan.build(
+                source.columns(),
+                target.check_tables(self.settings.main_columns),
+                partition_column=self.settings.hbase_main_ts_column,
+                datetime64_range_ms=target.datetime64_range_ms(),
+            )
+            self._loader = Loader(source, target, coercion, self.load_rules)
+        return self._loader
+
+    @cached_property
+    def load_rules(self) -> LoadRules:
+        """Bounds of the work on a slice."""
+        settings = self.settings
+        return LoadRules(
+            clean_table=self.clean_table,
+            lease_s=settings.lease_s,
+            max_attempts=settings.slice_max_attempts,
+            insert_rows=settings.ch_insert_batch,
+            insert_bytes=INSERT_BYTES,
+            max_rejected_rows=settings.max_rejected_rows,
+        )
+
+    @cached_property
+    def sanitize_rules(self) -> SanitizeRules:
+        """TTLs of stale runs."""
+        settings = self.settings
+        return SanitizeRules(
+            planned_ttl_min=settings.sanitize_planned_ttl_min,
+            heartbeat_ttl_min=settings.sanitize_heartbeat_ttl_min,
+            hard_ttl_min=settings.sanitize_hard_ttl_min,
+        )
+
+    def check_services(self, window: Window | None) -> list[str]:
+        """Columns and types of source and target, all faults as errors; what is merely unwise as notices."""
+        source = self.open_source()
+        try:
+            source.probe()
+            CoercionPlan.build(
+                source.columns(),
+                self.target.check_tables(self.settings.main_columns),
+                partition_column=self.settings.hbase_main_ts_column,
+                datetime64_range_ms=self.target.datetime64_range_ms(),
+            )
+            path = source.access_path(window) if window is not None else ""
+        finally:
+            source.close()
+        if "FULL SCAN" in path:
+            return [
+                "the source is read by a FULL SCAN: every window costs the whole table and splitting cures no overload; "
+                "an index on the time column and PHX_QUERY_HINT cure it"
+            ]
+        return []
+
+    def plan_context(self) -> PlanContext:
+        """For planning."""
+        settings = self.settings
+        return PlanContext(
+            journal=self.journal,
+            dispatcher=self.dispatcher,
+            rules=settings.slicing_rules,
+            sanitize=self.sanitize_rules,
+            process_name=settings.process_name,
+            clean_table=self.clean_table,
+            publish_at_end=settings.always_publish_at_end,
+            partitions_in_flight=settings.partitions_in_flight,
+            check_services=self.check_services,
+        )
+
+    def extract_context(self) -> ExtractContext:
+        """For work on slices."""
+        return ExtractContext(
+            journal=self.journal,
+            open_journal=self.open_journal,
+            open_loader=self.loader,
+            dispatcher=self.dispatcher,
+            rules=self.load_rules,
+            overload=self.settings.overload_rules,
+            worker=self.worker,
+            soft_limit=SoftTimeLimitExceeded,
+        )
+
+    def publish_context(self) -> PublishContext:
+        """For publishes."""
+        settings = self.settings
+        return PublishContext(
+            journal=self.journal,
+            open_journal=self.open_journal,
+            open_target=lambda: self.target,
+            dispatcher=self.dispatcher,
+            process_name=settings.process_name,
+            clean_table=self.clean_table,
+            lease_s=settings.lease_s,
+            max_attempts=settings.publish_max_attempts,
+            worker=self.worker,
+            soft_limit=SoftTimeLimitExceeded,
+        )
+
+    def sweep_context(self) -> SweepContext:
+        """For the sweeper."""
+        settings = self.settings
+        return SweepContext(
+            journal=self.journal,
+            dispatcher=self.dispatcher,
+            rules=SweepRules(
+                clean_table=self.clean_table,
+                every_s=settings.sweep_every_s,
+                resend_after_s=settings.resend_after_s,
+                slice_max_attempts=settings.slice_max_attempts,
+                publish_max_attempts=settings.publish_max_attempts,
+                patience_s=settings.source_patience_s,
+                retention_days=settings.journal_retention_days,
+                sanitize=self.sanitize_rules,
+            ),
+        )
+
+
+def wiring_factory(settings: Callable[[], Settings], app: Celery) -> Callable[[], Wiring]:
+    """A getter that makes one Wiring a process and thread-owner: a fork gets its own."""
+    made: dict[int, Wiring] = {}
+
+    def current() -> Wiring:
+        pid = os.getpid()
+        if pid not in made:
+            # What the parent made stays referenced: closing its sockets here would end the parent's sessions.
+            made[pid] = Wiring(settings(), app)
+        return made[pid]
+
+    return current
