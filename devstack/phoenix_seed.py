@@ -24,6 +24,7 @@ from phoenixdb.avatica.client import AvaticaClient
 from phoenixdb.avatica.proto import common_pb2, requests_pb2, responses_pb2
 from phoenixdb.connection import Connection
 from phoenixdb.errors import Error as PhoenixError
+from phoenixdb.errors import InternalError, OperationalError
 from requests.adapters import HTTPAdapter
 
 from devstack.dataset import MAIN_COLUMNS, DatasetSpec, Key, Row, Value, wide
@@ -50,6 +51,8 @@ READ_TIMEOUT_S: Final = 300.0
 BATCH_ROWS: Final = 1_000
 BATCH_BYTES: Final = 8_000_000
 WRITERS: Final = 2
+BUSY_PAUSES_S: Final = (1.0, 4.0, 15.0)
+"""Before a batch that a busy server refused is sent again; then it fails."""
 
 _NULL: Final = common_pb2.TypedValue(type=common_pb2.NULL, null=True)
 
@@ -120,7 +123,10 @@ class PhoenixSeeder:
         return self._use(run)
 
     def upsert(self, rows: Iterable[Row]) -> int:
-        """Writes rows as they are, a NULL over a value too; commits batch by batch. Returns how many."""
+        """Writes rows as they are, a NULL over a value too; commits batch by batch. Returns how many.
+
+        Batches go side by side: of two rows with one key, either may win.
+        """
         columns = ", ".join(f'"{name}"' for name in MAIN_COLUMNS)
         sql = f"UPSERT INTO {self.table} ({columns}) VALUES ({', '.join('?' * len(MAIN_COLUMNS))})"
         return self._write(sql, map(_update, rows))
@@ -158,8 +164,21 @@ class PhoenixSeeder:
                 if len(busy) > self._writers:
                     done, busy = wait(busy, return_when=FIRST_COMPLETED)
                     written += sum(future.result() for future in done)
-                busy.add(pool.submit(self._use, lambda connection, batch=batch: _execute_batch(connection, sql, batch)))
+                busy.add(pool.submit(self._write_batch, sql, batch))
             return written + sum(future.result() for future in busy)
+
+    def _write_batch(self, sql: str, batch: list[Any]) -> int:
+        """Writes a batch, again when the server answered that it could not: the same rows twice are the rows once.
+
+        Only an answer makes it try again. What was sent and not answered could still be at work, and overtake what is
+        written next.
+        """
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return self._use(lambda connection: _execute_batch(connection, sql, batch))
+            except (InternalError, OperationalError):
+                time.sleep(pause_s)
+        return self._use(lambda connection: _execute_batch(connection, sql, batch))
 
     def _use(self, work: Callable[[_Connection], T]) -> T:
         """Does work on a connection, which is dropped, not closed, when the work fails."""

@@ -12,8 +12,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from etl_tasks.adapters.celery_queue import CeleryDispatcher
 from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
+from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.config import Settings
 from etl_tasks.core.coerce import CoercionPlan
@@ -61,6 +63,11 @@ class Wiring:
     def journal(self) -> Journal:
         """The journal of this thread."""
         return self.open_journal()
+
+    @cached_property
+    def status_journal(self) -> StatusJournal:
+        """What the operators' commands read, over this thread's connection."""
+        return StatusJournal(self.journal.database)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:
@@ -120,6 +127,10 @@ class Wiring:
     def target(self) -> ClickHouseTarget:
         """The target of this thread."""
         return self.open_target()
+
+    def migrate_clickhouse(self) -> list[str]:
+        """Create what is missing in ClickHouse; a line a host says what was done."""
+        return clickhouse_ddl.apply(self.clickhouse_config)
 
     def loader(self) -> Loader:
         """Source, target and coercion of this child; made anew after a failure to make it."""

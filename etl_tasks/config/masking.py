@@ -16,7 +16,10 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?i)(\b{_WORD}['\"]?\s*[=:]\s*)'(?:[^'\\]|\\.)*'"), rf"\1'{HIDDEN}'"),
     (re.compile(rf'(?i)(\b{_WORD}[\'"]?\s*[=:]\s*)"(?:[^"\\]|\\.)*"'), rf'\1"{HIDDEN}"'),
     (re.compile(rf"(?i)(\b{_WORD}\s*=\s*)(?!['\"])[^\s&,;'\"]+"), rf"\1{HIDDEN}"),
-    (re.compile(r"(?i)\b(basic|negotiate|bearer)\s+[A-Za-z0-9+/._~-]{8,}=*"), rf"\1 {HIDDEN}"),
+    (
+        re.compile(r"(?i)(\bauthorization['\"]?\s*[=:]\s*['\"]?(?:basic|digest|negotiate|bearer)\s+)[^\s'\"]+"),
+        rf"\1{HIDDEN}",
+    ),
 )
 
 

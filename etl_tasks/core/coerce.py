@@ -88,8 +88,7 @@ class Misfit:
 
 @dataclass(slots=True)
 class CoercedBatch:
-    """The rows that fit, ready for the insert, and what kept the others out (a row with two misfits has two entries).
-    """
+    """The rows that fit, ready for the insert, and what kept the others out (two misfits of a row are two entries)."""
 
     batch: ColumnBatch
     misfits: list[Misfit]
@@ -315,8 +314,7 @@ def _no_nulls(rule: ColumnRule, replacement: Any = None) -> ColumnRule:
 
 
 def _arrays(element: ColumnRule) -> ColumnRule:
-    """The rule for arrays out of the rule for their elements, which is applied to all elements of the column at once.
-    """
+    """The rule for arrays out of the rule for elements, which is applied to all elements of the column at once."""
 
     def apply(values: list[Any]) -> tuple[list[Any], Faults]:
         arrays = [[] if value is None else value for value in values]

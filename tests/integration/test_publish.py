@@ -125,7 +125,8 @@ def stack() -> dict[str, str]:
 def world(stack: dict[str, str]) -> Iterator[World]:
     """Empty tables in a database of this test's own."""
     database = f"test_publish_{uuid.uuid4().hex[:12]}"
-    hosts = tuple(Host(name, int(port)) for name, _, port in (each.partition(":") for each in stack["CH_HOSTS"].split(",")))
+    addresses = [each.partition(":") for each in stack["CH_HOSTS"].split(",")]
+    hosts = tuple(Host(name, int(port)) for name, _, port in addresses)
     config = ClickHouseConfig(
         hosts=hosts,
         user=stack["CH_USER"],
@@ -235,7 +236,10 @@ def test_a_shard_with_nothing_new_keeps_its_rows_and_counts_as_published(world: 
     world.load([("one key", 1, DAY.end_ms - 500, "new", None)])
     result = world.publish(hours(23, 24), distinct=1)
     assert len(world.clean()) == 1001
-    assert sorted((shard.skipped, shard.rows_after - shard.rows_before) for shard in result.shards) == [(False, 1), (True, 0)]
+    assert sorted((shard.skipped, shard.rows_after - shard.rows_before) for shard in result.shards) == [
+        (False, 1),
+        (True, 0),
+    ]
 
 
 def test_nothing_new_anywhere_is_a_publish_that_changes_nothing(world: World) -> None:

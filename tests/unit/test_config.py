@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from etl_tasks.cli.config import config_command
 from etl_tasks.config import ConfigError, Settings, describe, load_settings, mask_secrets
 from etl_tasks.core.cadence import CadenceRules

@@ -83,8 +83,8 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
                 found.append(f"{module}:{line} imports {name}: {importer or PACKAGE} may not import {imported}")
         elif top in DRIVERS and importer != "adapters":
             found.append(f"{module}:{line} imports the driver {name}: only adapters may")
-        elif top in BROKERS and importer in {"pipeline", "adapters"}:
-            found.append(f"{module}:{line} imports {name}: how tasks travel is for tasks and the wiring to know")
+        elif top in BROKERS and importer == "pipeline":
+            found.append(f"{module}:{line} imports {name}: how tasks travel is not the pipeline's to know")
         elif importer in {"core", "errors"} and top not in sys.stdlib_module_names:
             found.append(f"{module}:{line} imports {name}: {importer} takes nothing but the standard library")
     return found

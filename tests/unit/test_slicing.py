@@ -308,6 +308,16 @@ def test_the_schedule_reads_only_the_hole_and_the_new_with_their_overlaps() -> N
     assert [planned.step for planned in plan.slices] == [0, 0, 0, 1, 1, 5, 6, 6]
 
 
+def test_a_loaded_window_no_wider_than_the_overlap_is_read_again_in_one_piece() -> None:
+    interval = at("2025-08-08T10:00"), at("2025-08-08T10:30")
+    loaded = [window("08T10:12", "08T10:17")]
+    plan = plan_slices(*interval, RULES, LATER, loaded)
+    assert plan.source_windows == (window("08T09:55", "08T10:30"),)
+    # The second piece's overlap joins the first: cut at the steps' edges, as if nothing had been loaded.
+    steps = plan_slices(*interval, replace(RULES, initial_slice_min=0), LATER, loaded)
+    assert edges(steps) == ["08 09:55:00 08 10:10:00", "08 10:10:00 08 10:20:00", "08 10:20:00 08 10:30:00"]
+
+
 def test_all_loaded() -> None:
     plan = plan_slices(at("2025-08-08T10:00"), at("2025-08-08T10:10"), RULES, LATER, [window("08T09:00", "08T11:00")])
     assert plan.slices == ()

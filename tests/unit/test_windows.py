@@ -48,7 +48,7 @@ def offsets(windows: list[Window]) -> list[int]:
 
 
 @st.composite
-def some_windows(draw: st.DrawFn, within_s: int = 400) -> list[Window]:
+def some_windows(draw: st.DrawFn, within_s: int = 40) -> list[Window]:
     pairs = draw(st.lists(st.tuples(st.integers(-within_s, within_s), st.integers(1, within_s // 2)), max_size=6))
     return [Window(MIDNIGHT + timedelta(seconds=a), MIDNIGHT + timedelta(seconds=a + n)) for a, n in pairs]
 
@@ -58,6 +58,12 @@ def test_merge_keeps_the_instants_and_leaves_gaps_between(windows: list[Window])
     merged = merge(windows)
     assert offsets(merged) == sorted(set(offsets(windows)))
     assert all(left.end < right.start for left, right in pairwise(merged))
+
+
+def test_touching_windows_are_joined() -> None:
+    assert merge([window("2025-08-08T01:00", "2025-08-08T02:00"), window("2025-08-08T00:00", "2025-08-08T01:00")]) == [
+        window("2025-08-08T00:00", "2025-08-08T02:00")
+    ]
 
 
 @given(some_windows(), some_windows())

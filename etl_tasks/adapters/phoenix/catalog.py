@@ -23,8 +23,7 @@ _INTEGER_TYPES: Final = frozenset({"BIGINT", "UNSIGNED_LONG", "INTEGER", "UNSIGN
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """``columns`` as the port gives them; ``read_as`` with the types that the read statement returns; ``cast`` by name.
-    """
+    """``columns`` as the port gives them, ``read_as`` with the types the read statement returns, ``cast`` by name."""
 
     columns: tuple[SourceColumn, ...]
     read_as: tuple[SourceColumn, ...]
@@ -37,7 +36,7 @@ def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> Ta
     The metadata call is used, not SELECT from SYSTEM.CATALOG, because that does not hold the columns a view inherits.
     """
     schema, table = split_table(config.table)
-    found = {name: column for name, column in _ask(connection, config, schema, table)}
+    found = dict(_ask(connection, config, schema, table))
     if not found:
         raise SchemaError(
             f"Table undefined: Phoenix has no table {config.place}: "

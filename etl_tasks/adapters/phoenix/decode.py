@@ -59,7 +59,8 @@ _DECIMALS: Final = frozenset({common_pb2.BIG_DECIMAL, common_pb2.BIG_INTEGER})
 _BYTES: Final = frozenset({common_pb2.BYTE_STRING})
 
 _NUMBER_TYPES: Final = (
-    "TINYINT", "UNSIGNED_TINYINT", "SMALLINT", "UNSIGNED_SMALLINT", "INTEGER", "UNSIGNED_INT", "BIGINT", "UNSIGNED_LONG",
+    "TINYINT", "UNSIGNED_TINYINT", "SMALLINT", "UNSIGNED_SMALLINT", "INTEGER", "UNSIGNED_INT", "BIGINT",
+    "UNSIGNED_LONG",
 )  # fmt: skip
 _TIME_TYPES: Final = ("TIMESTAMP", "DATE", "TIME", "UNSIGNED_TIMESTAMP", "UNSIGNED_DATE", "UNSIGNED_TIME")
 _FRACTION_TYPES: Final = ("DOUBLE", "UNSIGNED_DOUBLE", "FLOAT", "UNSIGNED_FLOAT")
@@ -117,8 +118,7 @@ def cell_value(cell: bytes, expected: frozenset[int] | None = None, array: bool 
 
 
 def _long_text(cell: bytes) -> Any:
-    """A text of 124 bytes and more: the lengths of value and text take two bytes up to 16 KB; above that, the slow way.
-    """
+    """A text of 124 bytes and more: the lengths take two bytes up to 16 KB; above that, the slow way."""
     if cell[1] > 127 and cell[2] < 128 and cell.startswith(_TEXT_HEAD, 3):
         size = cell[6]
         if size < 128:
@@ -171,8 +171,8 @@ def _text_array(cell: bytes) -> list[Any]:
         position = end
     if cell[position] == _ELEMENT_AGAIN and cell.endswith(_ARRAY_MARK):
         return values
-    values = cell_value(cell, _TEXTS, array=True)  # long or NULL elements, an empty array
-    return values
+    whole: list[Any] = cell_value(cell, _TEXTS, array=True)  # long or NULL elements, an empty array
+    return whole
 
 
 def _text_arrays(cells: Cells) -> list[Any]:

@@ -71,7 +71,7 @@ SQL_RULES: Final[tuple[Rule, ...]] = (
         codes=frozenset({6000}), texts=("SQLTimeoutException", "in the allotted time"),
     ),
     Rule(
-        _ANY, SourceHeapExhausted, "the Query Server has no memory left: fewer rows a frame (PHX_FETCHMANY_SIZE), a narrower window",
+        _ANY, SourceHeapExhausted, "the Query Server has no memory left: lower PHX_FETCHMANY_SIZE or narrow the window",
         codes=frozenset({999}), texts=("OutOfMemoryError", "InsufficientMemoryException"),
     ),
     Rule(
@@ -84,13 +84,13 @@ SQL_RULES: Final[tuple[Rule, ...]] = (
                "NoRouteToHostException", "UnknownHostException", "ServerNotRunningYetException", "ConnectionLoss"),
     ),
     Rule(
-        _ANY, StatementLost, "the Query Server forgot the statement or the connection (restarted, or left idle too long)",
+        _ANY, StatementLost, "the Query Server forgot the statement or connection (restarted, or left idle too long)",
         codes=frozenset({1, 1101}),
         texts=("Got an empty frame", "ResultSet is closed", "NoSuchConnectionException", "NoSuchStatementException"),
     ),
     Rule(_ANY, SchemaError, _UNKNOWN_COLUMN, codes=frozenset({504})),
     Rule(
-        _ANY, SchemaError, "Table undefined: HBASE_MAIN_TABLE must name it as Phoenix does, in its own case, with its schema",
+        _ANY, SchemaError, "Table undefined: HBASE_MAIN_TABLE must name it in its own case, with its schema",
         codes=frozenset({1012, 722}),
     ),
     Rule(_ANY, SchemaError, "a column of MAIN_COLUMNS exists in two families of the table", codes=frozenset({502})),

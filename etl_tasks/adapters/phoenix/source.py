@@ -184,6 +184,6 @@ class PhoenixSource:
         for row, value in enumerate(times):
             if not isinstance(value, int) or not low <= value < high:
                 raise ShortRead(
-                    f"{context}: row {offset + row} has {self._config.ts_column} = {value} ms, outside the window: the Query "
-                    "Server gave another statement's rows (it was restarted); nothing of this read may be used"
+                    f"{context}: row {offset + row} has {self._config.ts_column} = {value} ms, outside the window: the "
+                    "Query Server gave another statement's rows (it was restarted); nothing of this read may be used"
                 )

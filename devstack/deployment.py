@@ -1,0 +1,348 @@
+"""One deployment of the product on the stack: tables, journal, broker, workers. What the demo and the tests drive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+import redis
+from clickhouse_driver import Client
+
+from devstack.dataset import MAIN_COLUMNS, Row
+from devstack.oracle import (
+    CleanRow,
+    Differences,
+    Operation,
+    State,
+    clean_row,
+    difference,
+    expected_rows,
+)
+from devstack.phoenix_seed import PhoenixSeeder
+from devstack.stack import Stack
+
+ROOT = Path(__file__).parents[1]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TIMES = frozenset({"opd", "emd", "apd", "exd", "tm"})
+
+
+def ms(moment: datetime) -> int:
+    """Milliseconds since the epoch."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def iso(moment: datetime) -> str:
+    """As the command line takes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def midnight(days_ago: int) -> datetime:
+    """A UTC midnight, 0 being today's."""
+    now = datetime.now(UTC)
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days_ago)
+
+
+class Worker:
+    """A real worker with its own process group."""
+
+    def __init__(self, deployment: Deployment, concurrency: int, log: Path, queues: str) -> None:
+        self.log = log
+        self._stream = log.open("ab")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "celery", "-A", "etl_tasks", "worker", "--concurrency", str(concurrency)),
+                *("--queues", queues, "--hostname", f"{log.stem}@%h", "--loglevel", "INFO"),
+                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            ],
+            cwd=ROOT,
+            env=deployment.process_env,
+            stdout=self._stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """Warm, then cold, then by force; only what this test started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+        self._stream.close()
+
+    def kill(self) -> None:
+        """The worker and its children, as a crash of the host would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+def named_settings(stack: Stack, name: str) -> dict[str, str]:
+    """Settings with a source table, database, journal schema and process of this name, quick to come back after a fault."""
+    base = stack.env()
+    database = f"acc_{name}"
+    return {
+        **base,
+        "HBASE_MAIN_TABLE": f"ACC_{name.upper()}",
+        "CH_DB": database,
+        "CH_RAW_TABLE": f"{database}.codes_raw_all",
+        "CH_CLEAN_TABLE": f"{database}.codes",
+        "CH_CLEAN_ALL_TABLE": f"{database}.codes_all",
+        "CH_DEDUP_BUF_TABLE": f"{database}.codes_dedup_buf",
+        "JOURNAL_TABLE": f"{database}.inc_processing",
+        "PROCESS_NAME": f"codes_{name}",
+        "REDIS_URL": base["REDIS_URL"].rsplit("/", 1)[0] + "/9",
+        "PHX_QUERY_LAG_MINUTES": "0",
+        "SWEEP_EVERY_S": "2",
+        "OVERLOAD_BACKOFF_BASE_S": "0.2",
+        "OVERLOAD_BACKOFF_CAP_S": "2",
+        "PUBLISH_EVERY_SLICES": "0",
+        "PUBLISH_EVERY_MINUTES": "0",
+    }
+
+
+class Deployment:
+    """Settings (ENV names), processes and state of one deployment; ``scratch`` holds its logs."""
+
+    def __init__(self, stack: Stack, scratch: Path, settings: dict[str, str]) -> None:
+        self.stack = stack
+        self.scratch = scratch
+        self.settings = dict(settings)
+        self.state = State(())
+        self.extra: dict[tuple[Any, ...], Row] = {}
+        self.seeder = PhoenixSeeder(self.settings["PQS_URL"], table=self.settings["HBASE_MAIN_TABLE"])
+        self.workers: list[Worker] = []
+
+    @property
+    def clean_all(self) -> str:
+        """CLEAN over all shards."""
+        return self.settings["CH_CLEAN_ALL_TABLE"]
+
+    @property
+    def raw_all(self) -> str:
+        """RAW over all shards."""
+        return self.settings["CH_RAW_TABLE"]
+
+    # -- making and unmaking --------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Source table, target tables and journal, empty."""
+        self.destroy()
+        self.seeder.create_table()
+        self.cli("migrate")
+
+    def destroy(self) -> None:
+        """Everything of this deployment on the stack."""
+        self.stop_workers()
+        self.seeder.drop_table()
+        for client in self.shards():
+            client.execute(f"DROP DATABASE IF EXISTS {self.settings['CH_DB']} SYNC")
+        schema, base = self.settings["JOURNAL_TABLE"].split(".")
+        for suffix in ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences"):
+            self.journal(f"DROP TABLE IF EXISTS {schema}.{base}{suffix}")
+        redis.Redis.from_url(self.settings["REDIS_URL"]).flushdb()
+
+    def close(self) -> None:
+        """Everything of this deployment, and the connections to it."""
+        self.destroy()
+        self.seeder.close()
+
+    def stop_workers(self) -> None:
+        """Every worker that this deployment started."""
+        for worker in self.workers:
+            worker.stop()
+        self.workers.clear()
+
+    # -- the source -----------------------------------------------------------------------------------------------
+
+    def seed(self, operation: Operation) -> int:
+        """Do an operation of the dataset on the source; the oracle remembers it."""
+        self.state = self.state.then(operation)
+        return self.seeder.apply(operation)
+
+    def upsert(self, rows: Sequence[Row]) -> None:
+        """Rows of the test's own."""
+        self.seeder.upsert(rows)
+        for row in rows:
+            self.extra[row[:3]] = row
+
+    def expected(self, since: datetime, until: datetime) -> list[CleanRow]:
+        """What CLEAN must hold of ``[since, until)``, known without the pipeline."""
+        first, last = ms(since), ms(until)
+        rows = {row[:3]: row for row in expected_rows(self.state, first, last)}
+        for row in self.extra.values():
+            clean = clean_row(row)
+            if first <= int(str(clean[2])) < last:
+                rows[clean[:3]] = clean
+        return list(rows.values())
+
+    # -- the target -----------------------------------------------------------------------------------------------
+
+    def shards(self) -> list[Client]:
+        """A client for each shard."""
+        return [self._client(host) for host in self.stack.env()["CH_HOSTS"].split(",")]
+
+    def rows(self, table: str, since: datetime, until: datetime, client: Client | None = None) -> list[tuple[Any, ...]]:
+        """Rows of ``database.table`` in the oracle's form."""
+        selected = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in MAIN_COLUMNS)
+        rows = (client or self.shards()[0]).execute(
+            f"SELECT {selected} FROM {table} "
+            "WHERE opd >= fromUnixTimestamp64Milli(%(since)s) AND opd < fromUnixTimestamp64Milli(%(until)s)",
+            {"since": ms(since), "until": ms(until)},
+        )
+        return [tuple(tuple(cell) if isinstance(cell, list) else cell for cell in row) for row in rows]
+
+    def clean_difference(self, since: datetime, until: datetime, client: Client | None = None) -> Differences:
+        """How CLEAN_ALL differs from what it must hold; false when it is exact. A key there twice is a difference."""
+        actual = self.rows(self.clean_all, since, until, client)
+        keys = [row[:3] for row in actual]
+        assert len(keys) == len(set(keys)), f"{len(keys) - len(set(keys))} keys of CLEAN_ALL are there twice"
+        return difference(self.expected(since, until), actual)
+
+    def assert_exact(self, since: datetime, until: datetime) -> int:
+        """CLEAN_ALL is exact, and not empty; the number of its rows."""
+        found = self.clean_difference(since, until)
+        assert not found, str(found)
+        count = len(self.expected(since, until))
+        assert count > 0, "the oracle expects nothing here: the test would show nothing"
+        return count
+
+    # -- the product ----------------------------------------------------------------------------------------------
+
+    @property
+    def process_env(self) -> dict[str, str]:
+        """The environment of the product's processes: these settings and no other of ours."""
+        kept = {
+            key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV") if key in os.environ
+        }
+        missing = self.scratch / "no.env"
+        return {**kept, **self.settings, "ETL_ENV_FILE": str(missing), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def cli(
+        self, *arguments: str, expect: int | None = 0, timeout_s: float = 240, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """``python -m etl_tasks …``; fails the test unless it exits with ``expect`` (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "etl_tasks", *arguments],
+            cwd=ROOT,
+            env={**self.process_env, **settings},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if expect is not None:
+            assert done.returncode == expect, (
+                f"etl_tasks {' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}\n{self.worker_logs()}"
+            )
+        return done
+
+    def celery(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """``celery -A etl_tasks …``, which must exit 0."""
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "etl_tasks", *arguments],
+            cwd=ROOT,
+            env=self.process_env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == 0, f"celery {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start_worker(
+        self, concurrency: int = 2, queues: str = "plan,extract,backfill,publish", **settings: str
+    ) -> Worker:
+        """A worker that ends with the deployment, or sooner. ``settings`` hold for it alone."""
+        before = self.settings
+        self.settings = {**before, **settings}
+        try:
+            worker = Worker(self, concurrency, self.scratch / f"worker{len(self.workers)}.log", queues)
+        finally:
+            self.settings = before
+        self.workers.append(worker)
+        return worker
+
+    def worker_logs(self, lines: int = 60) -> str:
+        """The end of every worker's log."""
+        return "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+            for log in sorted(self.scratch.glob("worker*.log"))
+        )
+
+    # -- the journal ----------------------------------------------------------------------------------------------
+
+    def journal(self, sql: str, *parameters: Any) -> list[Any]:
+        """Rows (named tuples) of a question to the journal; ``{j}`` stands for JOURNAL_TABLE."""
+        connection = psycopg2.connect(self.settings["PG_DSN"], cursor_factory=psycopg2.extras.NamedTupleCursor)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql.replace("{j}", self.settings["JOURNAL_TABLE"]), parameters or None)
+                return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            connection.close()
+
+    def runs(self, manual: bool | None = None) -> list[Any]:
+        """Loading runs, oldest first."""
+        rows = self.journal("SELECT * FROM {j} WHERE process_name NOT LIKE '%:dedup' ORDER BY id")
+        return [row for row in rows if manual is None or row.manual is manual]
+
+    def wait_for_run(self, run_id: int, timeout_s: float = 180) -> Any:
+        """The run's row once it has ended."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            row = self.journal("SELECT * FROM {j} WHERE id = %s", run_id)[0]
+            if row.ts_end is not None:
+                return row
+            time.sleep(0.3)
+        raise AssertionError(f"run {run_id} has not ended after {timeout_s} s: {self.describe()}\n{self.worker_logs()}")
+
+    def wait_for_new_run(self, after_id: int, timeout_s: float = 60) -> int:
+        """The id of the first loading run after ``after_id``."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            newer = [row.id for row in self.runs() if row.id > after_id]
+            if newer:
+                return int(newer[0])
+            time.sleep(0.3)
+        raise AssertionError(f"no run came after {after_id} in {timeout_s} s\n{self.worker_logs()}")
+
+    def slices(self, run_id: int) -> list[Any]:
+        """Slices of a run in order of time."""
+        return self.journal("SELECT * FROM {j}_slices WHERE run_id = %s ORDER BY window_from, depth", run_id)
+
+    def describe(self) -> str:
+        """The journal in a few lines, for a failed test."""
+        runs = [f"{r.id} {r.process_name} {r.status} {json.dumps(r.details, default=str)[:400]}" for r in self.runs()]
+        states = self.journal(
+            "SELECT run_id, partition, state, count(*) AS n, max(last_error) AS error FROM {j}_slices GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        )
+        return "\n".join([*runs, *(str(tuple(row)) for row in states)])
+
+    def _client(self, host: str) -> Client:
+        name, port = host.rsplit(":", 1)
+        return Client(name, int(port), user=self.settings["CH_USER"], password=self.stack.env()["CH_PASSWORD"])
+
+
+@contextlib.contextmanager
+def deployed(stack: Stack, name: str, scratch: Path, **settings: str) -> Iterator[Deployment]:
+    """A deployment for the length of a test."""
+    deployment = Deployment(stack, scratch, {**named_settings(stack, name), **settings})
+    try:
+        deployment.create()
+        yield deployment
+    finally:
+        deployment.close()

@@ -1,0 +1,93 @@
+"""The group of all commands, and how an error becomes one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from etl_tasks.cli.config import config_command
+from etl_tasks.cli.migrate import migrate_command
+from etl_tasks.cli.plan import plan_command
+from etl_tasks.cli.reconcile import reconcile_command
+from etl_tasks.cli.run import run_command
+from etl_tasks.cli.status import status_command
+from etl_tasks.config import mask_secrets
+from etl_tasks.errors import EtlError, UsageError
+from etl_tasks.log import configure_logging
+
+FAILED = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Move rows": (plan_command, run_command),
+    "Look": (status_command, reconcile_command),
+    "Set up": (migrate_command, config_command),
+}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class SectionedGroup(click.Group):
+    """Lists its commands under the headings of ``SECTIONS``."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one line a command; a command of no section stands under "More"."""
+        placed = {command.name for commands in SECTIONS.values() for command in commands}
+        rest = [command for name, command in self.commands.items() if name not in placed]
+        room = formatter.width - 6 - max(len(name) for name in self.commands)
+        for title, commands in {**SECTIONS, "More": rest}.items():
+            if commands:
+                with formatter.section(title):
+                    formatter.write_dl([(command.name or "", command.get_short_help_str(room)) for command in commands])
+
+
+@click.group(
+    cls=SectionedGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Settings come from the environment and .env: see `config`. Workers: celery -A etl_tasks worker "
+    "-Q plan,extract,backfill,publish",
+)
+@click.option(
+    "--log",
+    "level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="WARNING",
+    show_default=True,
+    help=f"What is logged, on stderr: {', '.join(LEVELS)}.",
+)
+@click.option(
+    "--log-form", type=click.Choice(("console", "json")), default="console", show_default=True, help="How it is logged."
+)
+def cli(level: str, log_form: str) -> None:
+    """Rows from Apache Phoenix (HBase) into ClickHouse: plan, run, look, set up."""
+    configure_logging(level, "json" if log_form == "json" else "console")
+
+
+for _commands in SECTIONS.values():
+    for _command in _commands:
+        cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 failed, 2 not meant so, 130 interrupted. Errors are said on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="python -m etl_tasks", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except EtlError as error:
+        click.echo(f"error: {mask_secrets(str(error))}", err=True)
+        return USAGE_ERROR if isinstance(error, UsageError) else FAILED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`plan --json | head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,53 @@
+"""How times, numbers and durations are written for people and for programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+
+def iso(moment: datetime) -> str:
+    """``2025-08-08T00:00:00Z``, with milliseconds only where there are some."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def iso_or_none(moment: datetime | None) -> str | None:
+    """As ``iso``; None stays None."""
+    return None if moment is None else iso(moment)
+
+
+def short_time(moment: datetime | None) -> str:
+    """``2025-08-08 00:00:00``, UTC, for a table; ``-`` for none."""
+    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def duration(span: timedelta | float | None) -> str:
+    """``1.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``4 d 3 h``; ``-`` for none."""
+    if span is None:
+        return "-"
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    if seconds < 60:
+        return f"{sign}{seconds:.1f} s" if seconds < 10 else f"{sign}{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{sign}{days} d {hours} h"
+    return f"{sign}{hours} h {minutes} min" if hours else f"{sign}{minutes} min {rest} s"
+
+
+def number(value: int) -> str:
+    """``1,234,567``."""
+    return f"{value:,}"
+
+
+def count_of(value: int, one: str, many: str | None = None) -> str:
+    """``1 slice``, ``2 slices``."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def first_line(text: str | None, limit: int = 300) -> str:
+    """The first line of a message, cut with an ellipsis."""
+    line = (text or "").strip().partition("\n")[0]
+    return line if len(line) <= limit else line[: limit - 1] + "…"

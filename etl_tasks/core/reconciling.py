@@ -1,0 +1,231 @@
+"""Comparing what the source holds with what CLEAN holds: counts of windows, and the content of every row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any
+
+from etl_tasks.core.batch import TargetColumn
+from etl_tasks.core.windows import Window
+
+Key = tuple[Any, ...]
+Row = Sequence[Any]
+Converter = Callable[[Any], Any]
+
+_EPOCH = date(1970, 1, 1)
+_DAY_MS = 86_400_000
+_WRAPPED = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)", re.DOTALL)
+_ARRAY = re.compile(r"Array\((.*)\)", re.DOTALL)
+_DATETIME64 = re.compile(r"DateTime64\((\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCounts:
+    """Rows of one window in source time, in the three places; RAW and CLEAN without repeats of a key."""
+
+    window: Window
+    source: int
+    raw: int
+    clean: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether the source and CLEAN hold as many rows; RAW forgets by its TTL and does not decide."""
+        return self.source == self.clean
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A key on which the two sides differ; ``columns`` maps each column that differs to (source's value, CLEAN's)."""
+
+    kind: str
+    key: Key
+    columns: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowContent:
+    """What the comparison of every row of a window found.
+
+    ``missing`` keys are in the source only, ``extra`` ones in CLEAN only, ``differing`` in both with other content,
+    ``repeated`` more than once in CLEAN. ``unfit`` source rows fit no column of the target and cannot be in CLEAN.
+    ``collisions`` are source rows beyond the first of a key (Phoenix's keys can differ below a millisecond).
+    """
+
+    window: Window
+    source_keys: int = 0
+    clean_rows: int = 0
+    missing: int = 0
+    extra: int = 0
+    differing: int = 0
+    repeated: int = 0
+    unfit: int = 0
+    collisions: int = 0
+    examples: Sequence[Example] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether CLEAN holds exactly the source's rows, one of each key."""
+        return not (self.missing or self.extra or self.differing or self.repeated or self.unfit)
+
+
+class RowFingerprints:
+    """A row as 16 bytes: the same for the same content, whichever side it was read from.
+
+    The text of the values is what is hashed, not Python's ``hash``, for which -1 and -2 are the same.
+    """
+
+    def __init__(self, names: Sequence[str], key: Sequence[str]) -> None:
+        self._key_positions = [list(names).index(name) for name in key]
+
+    def key_of(self, row: Row) -> Key:
+        """The row's key."""
+        return tuple(row[position] for position in self._key_positions)
+
+    @staticmethod
+    def of(row: Row) -> bytes:
+        """The row's content."""
+        return blake2b(repr(list(row)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class WindowComparison:
+    """Takes the source's rows, then CLEAN's, in any order and any number of blocks; holds a key and 16 bytes a row."""
+
+    def __init__(self, window: Window, fingerprints: RowFingerprints, most_examples: int) -> None:
+        self._window = window
+        self._fingerprints = fingerprints
+        self._most = most_examples
+        self._source: dict[Key, bytes | list[bytes]] = {}
+        self._seen: set[Key] = set()
+        self._collisions = 0
+        self._unfit = 0
+        self._clean_rows = 0
+        self._counts = {"extra": 0, "differing": 0, "repeated": 0}
+        self._examples: list[Example] = []
+        self.differing: dict[Key, Row] = {}
+        """CLEAN's rows of some keys that differ, to be looked at column by column."""
+
+    def add_source(self, rows: Iterable[Row]) -> None:
+        """Rows of the source, brought into the target's types."""
+        for row in rows:
+            key, content = self._fingerprints.key_of(row), self._fingerprints.of(row)
+            before = self._source.setdefault(key, content)
+            if before is not content:
+                # Any of them may be the one that CLEAN kept.
+                self._collisions += 1
+                self._source[key] = [*(before if isinstance(before, list) else [before]), content]
+
+    def add_unfit(self, rows: int) -> None:
+        """Source rows that the target cannot hold."""
+        self._unfit += rows
+
+    def add_clean(self, rows: Iterable[Row]) -> None:
+        """Rows of CLEAN; after all of the source's."""
+        for row in rows:
+            self._clean_rows += 1
+            key = self._fingerprints.key_of(row)
+            wanted = self._source.get(key)
+            if wanted is None:
+                self._count("extra", key)
+            elif key in self._seen:
+                self._count("repeated", key)
+            else:
+                self._seen.add(key)
+                content = self._fingerprints.of(row)
+                if content != wanted and not (isinstance(wanted, list) and content in wanted):
+                    self._counts["differing"] += 1
+                    if len(self.differing) < self._most:
+                        self.differing[key] = row
+
+    def result(self, explained: Sequence[Example] = ()) -> WindowContent:
+        """What was found; ``explained`` are the examples of ``differing`` rows with their columns."""
+        missing = len(self._source) - len(self._seen)
+        examples = [*explained, *self._examples]
+        if missing:
+            lost = [key for key in self._source if key not in self._seen][: self._most]
+            examples += [Example("missing", key) for key in lost]
+        return WindowContent(
+            window=self._window,
+            source_keys=len(self._source),
+            clean_rows=self._clean_rows,
+            missing=missing,
+            unfit=self._unfit,
+            collisions=self._collisions,
+            examples=tuple(examples[: self._most]),
+            **self._counts,
+        )
+
+    def _count(self, kind: str, key: Key) -> None:
+        self._counts[kind] += 1
+        if len(self._examples) < self._most:
+            self._examples.append(Example(kind, key))
+
+
+def differing_columns(names: Sequence[str], source: Row, clean: Row) -> dict[str, tuple[Any, Any]]:
+    """The columns in which two rows of one key differ: (source's value, CLEAN's)."""
+    # By text, as the fingerprints: 1 and True, 0.0 and -0.0 are equal to Python and not the same content.
+    return {
+        name: (ours, theirs)
+        for name, ours, theirs in zip(names, source, clean, strict=True)
+        if repr(ours) != repr(theirs)
+    }
+
+
+def converters(columns: Sequence[TargetColumn]) -> list[tuple[Converter, Converter]]:
+    """For each column: what brings a coerced source value, and a value read from ClickHouse, into one comparable form.
+
+    Coerced values are as the driver takes them (ticks of DateTime64(p), seconds of DateTime, dates); ClickHouse's are
+    as ``target.rows`` gives them (times as milliseconds).
+    """
+    return [_converters(column.type) for column in columns]
+
+
+def _converters(type_: str) -> tuple[Converter, Converter]:
+    bare = type_
+    while wrapped := _WRAPPED.fullmatch(bare):
+        bare = wrapped[1]
+    if array := _ARRAY.fullmatch(bare):
+        ours, theirs = _converters(array[1])
+        # Inside arrays target.rows leaves times as they are; arrays of times are no column of ours.
+        return (lambda values: [ours(each) for each in values]), (lambda values: [theirs(each) for each in values])
+    if precise := _DATETIME64.match(bare):
+        precision = int(precise[1])
+        if precision == 3:
+            return _same, _same
+        return _unless_null(lambda ticks: ticks * 1000 // 10**precision), _same
+    if bare.startswith("DateTime"):
+        return _unless_null(lambda seconds: seconds * 1000), _same
+    if bare.startswith("Date"):
+        return _unless_null(lambda day: (day - _EPOCH).days * _DAY_MS), _same
+    if bare.startswith("Decimal"):
+        return _unless_null(_plain_decimal), _unless_null(_plain_decimal)
+    if bare == "Bool":
+        return _unless_null(bool), _unless_null(bool)
+    if bare == "Float32":
+        return _unless_null(_float32), _unless_null(_float32)
+    if bare == "Float64":
+        return _unless_null(float), _unless_null(float)
+    return _same, _same
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _unless_null(convert: Converter) -> Converter:
+    return lambda value: None if value is None else convert(value)
+
+
+def _plain_decimal(value: Decimal) -> str:
+    return format(value.normalize(), "f")
+
+
+def _float32(value: float) -> float:
+    import struct
+
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])

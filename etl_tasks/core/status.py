@@ -1,0 +1,209 @@
+"""What ``status`` shows and ``run`` follows: the journal's state, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
+from etl_tasks.core.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A row of the journal: a run, or a publish where ``process`` ends in ``:dedup``. Times are aware UTC."""
+
+    run_id: int
+    process: str
+    status: str
+    started_at: datetime
+    ended_at: datetime | None
+    since: datetime | None
+    until: datetime | None
+    covered_until: datetime | None
+    heartbeat_at: datetime | None
+    details: Mapping[str, Any]
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended_at is None and self.status in (RunStatus.PLANNED, RunStatus.RUNNING)
+
+    @property
+    def is_publish(self) -> bool:
+        """Whether it is a publish's row and not a run."""
+        return self.process.endswith(DEDUP_SUFFIX)
+
+    @property
+    def reason(self) -> str:
+        """Why it ended as it did, as far as the journal says; empty when it says nothing."""
+        return next((str(self.details[key]) for key in ("error", "reason", "note") if self.details.get(key)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class SliceGroup:
+    """Slices of one run in one state; those split, failed or waiting also by the class of their last error.
+
+    ``window`` and ``last_error`` are of the newest slice of the group that has an error.
+    """
+
+    run_id: int
+    state: str
+    error_kind: str | None
+    slices: int
+    rows: int
+    overloads: int
+    deepest: int
+    window: Window | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwedPublish:
+    """A partition with something loaded and not published, or whose publish is under way, due or in error."""
+
+    partition: int
+    state: str
+    generations: int
+    waiting_since: datetime | None
+    not_before: datetime | None
+    attempts: int
+    error_kind: str | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """A process: its active and last runs, newest first, and its watermark in business time."""
+
+    process: str
+    runs: Sequence[RunView]
+    watermark: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """The state of the journal at ``now`` (PostgreSQL's clock).
+
+    ``slices`` and ``rejected`` (rows by run) are of the active runs and of the last run of each process that had
+    slices; ``incomplete`` are partitions with a hole that some run left in error.
+    """
+
+    now: datetime
+    processes: Sequence[ProcessView]
+    slices: Sequence[SliceGroup]
+    owed: Sequence[OwedPublish]
+    incomplete: Sequence[int]
+    rejected: Mapping[int, int]
+
+    @property
+    def active(self) -> list[RunView]:
+        """Every run and publish that has not ended."""
+        return [run for process in self.processes for run in process.runs if run.active]
+
+    @property
+    def oldest_heartbeat(self) -> datetime | None:
+        """The oldest sign of life of what is active; None when nothing is."""
+        beats = [run.heartbeat_at or run.started_at for run in self.active]
+        return min(beats, default=None)
+
+
+def lag_of(watermark: datetime, now: datetime, shift_min: int) -> timedelta:
+    """How far the watermark stays behind the business time of ``now`` (source time less the shift)."""
+    return now - timedelta(minutes=shift_min) - watermark
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionProgress:
+    """One partition of a run, and the publish that the run waits for.
+
+    ``rows``, ``splits``, ``overloads``, ``running`` and ``waiting`` are of the run's slices in it; ``clean_rows`` are
+    the rows of the partition in CLEAN after its last publish; ``publish_waits``: that publish is due, but later.
+    """
+
+    partition: int
+    state: str
+    slices: int
+    open_slices: int
+    failed_slices: int
+    loaded: bool
+    published: bool
+    publish_failed: bool
+    publish_state: str
+    publish_waits: bool
+    publish_ms: int | None
+    publish_error: str | None
+    clean_rows: int | None
+    loading_s: float | None
+    rows: int = 0
+    splits: int = 0
+    overloads: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSlice:
+    """A window that a run could not load, or that waits to be tried again at ``not_before``."""
+
+    window: Window
+    error_kind: str
+    last_error: str
+    not_before: datetime | None = None
+
+    @property
+    def first_line(self) -> str:
+        """The first line of the error."""
+        return self.last_error.strip().partition("\n")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """A run as it is now.
+
+    ``publishing``: some publish of the CLEAN table is under way, and others wait for its end. ``waiting`` is one of the
+    slices that wait to be tried again, if there are any.
+    """
+
+    run: RunView
+    partitions: Sequence[PartitionProgress]
+    publishing: bool = False
+    waiting: FailedSlice | None = None
+
+    @property
+    def total(self) -> int:
+        """Slices, the halves of splits included."""
+        return sum(partition.slices for partition in self.partitions)
+
+    @property
+    def done(self) -> int:
+        """Slices that are loaded, split or failed."""
+        return self.total - sum(partition.open_slices for partition in self.partitions)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether some worker holds a slice of the run, or a publish of its CLEAN table."""
+        return self.publishing or any(partition.running for partition in self.partitions)
+
+    @property
+    def bides_its_time(self) -> bool:
+        """Whether something of it is not due yet: a slice or a publish that is to be tried again later."""
+        return self.waiting is not None or any(partition.publish_waits for partition in self.partitions)
+
+
+def slices_by_state(groups: Sequence[SliceGroup], run_id: int) -> dict[str, int]:
+    """How many slices of the run are in each state, all states named, in the order of a slice's life."""
+    counts = {str(state): 0 for state in SliceState}
+    for group in groups:
+        if group.run_id == run_id:
+            counts[group.state] += group.slices
+    return counts
+
+
+def with_errors(groups: Sequence[SliceGroup]) -> list[SliceGroup]:
+    """The groups of slices that failed, wait or were split for an error; failed ones first, the larger first."""
+    order = {str(SliceState.ERROR): 0, str(SliceState.PLANNED): 1, str(SliceState.RUNNING): 2, str(SliceState.SPLIT): 3}
+    chosen = [group for group in groups if group.last_error and group.state in order]
+    return sorted(chosen, key=lambda group: (order[group.state], -group.slices))
