@@ -20,7 +20,7 @@ from rich.table import Table
 
 from devstack import overload
 from devstack.dataset import DatasetSpec, indexes_between
-from devstack.deployment import ROOT, Deployment, iso, midnight, ms
+from devstack.deployment import ROOT, Deployment, iso, ms
 from devstack.errors import DevstackError
 from devstack.oracle import Change, Late, Rows
 from devstack.stack import Stack
@@ -102,11 +102,15 @@ class Demo:
         run = self.run()
         first = min(piece.window_from for piece in self.deployment.slices(run.id))
         if first != overlap[0]:
-            raise DemoFailed(f"the incremental read from {first}, not from the watermark less the overlap, {overlap[0]}")
+            raise DemoFailed(
+                f"the incremental read from {first}, not from the watermark less the overlap, {overlap[0]}"
+            )
         self._assert_exact(overlap[0], run.covered_until)
         stale = self.deployment.clean_difference(self.since, overlap[0])
         differing = len({difference.key for difference in stale.examples}) if stale else 0
-        self.console.print(f"  read from {iso(first)} only; {changed} changed rows of the days before wait for a run by hand")
+        self.console.print(
+            f"  read from {iso(first)} only; {changed} changed rows of the days before wait for a run by hand"
+        )
         if not differing:
             raise DemoFailed("the changed days are in CLEAN already: the incremental read them again")
 
@@ -121,13 +125,19 @@ class Demo:
         day = self.since + timedelta(days=1)
         self.say(f"the Query Server in its overload form, and {day:%Y-%m-%d} once more in slices of 12 hours")
         self.deployment.stack.set_overload(True)
-        run = self.run("--manual", "--since", iso(day), "--until", iso(day + timedelta(days=1)), PHX_INITIAL_SLICE_MIN="720")
+        run = self.run(
+            "--manual", "--since", iso(day), "--until", iso(day + timedelta(days=1)), PHX_INITIAL_SLICE_MIN="720"
+        )
         slices = self.deployment.slices(run.id)
         depth = max((piece.depth for piece in slices if piece.state == "split"), default=-1)
         rejected = sum(piece.overloads for piece in slices)
         if rejected == 0 or depth < 1:
-            raise DemoFailed(f"{rejected} rejections, splits down to depth {depth + 1}: the source was not overloaded for real")
-        self.console.print(f"  {rejected} rejections, {sum(s.state == 'split' for s in slices)} splits, {depth + 1} levels deep")
+            raise DemoFailed(
+                f"{rejected} rejections, splits down to depth {depth + 1}: the source was not overloaded for real"
+            )
+        self.console.print(
+            f"  {rejected} rejections, {sum(s.state == 'split' for s in slices)} splits, {depth + 1} levels deep"
+        )
         self.deployment.stack.set_overload(False)
 
     def prove(self) -> None:
@@ -137,7 +147,16 @@ class Demo:
         rows = self._assert_exact(self.since, until)
         self.console.print(self._table(rows, until))
         subprocess.run(
-            [sys.executable, "-m", "etl_tasks", "reconcile", "--since", iso(self.since), "--until", iso(self.loaded_until)],
+            [
+                sys.executable,
+                "-m",
+                "etl_tasks",
+                "reconcile",
+                "--since",
+                iso(self.since),
+                "--until",
+                iso(self.loaded_until),
+            ],
             cwd=ROOT,
             env=self.deployment.process_env,
             check=True,
@@ -152,21 +171,26 @@ class Demo:
 
     def _table(self, rows: int, until: datetime) -> Table:
         deployment = self.deployment
-        client = deployment.shards()[0]
         slices = deployment.journal("SELECT state, overloads FROM {j}_slices")
         partitions = deployment.journal("SELECT partition, last_duration_ms FROM {j}_partitions ORDER BY partition")
-        keys = len({row[:3] for row in deployment.rows(deployment.clean_all, self.since, until, client)})
+        keys = len({row[:3] for row in deployment.rows(deployment.clean_all, self.since, until)})
         table = Table(title="what moved", show_header=False)
         for name, value in (
             ("rows in the source", deployment.seeder.count()),
-            ("rows in RAW (repeats are what publish is for)", client.execute(f"SELECT count() FROM {deployment.raw_all}")[0][0]),
-            ("rows in CLEAN_ALL", client.execute(f"SELECT count() FROM {deployment.clean_all}")[0][0]),
+            (
+                "rows in RAW (repeats are what publish is for)",
+                deployment.query(f"SELECT count() FROM {deployment.raw_all}")[0][0],
+            ),
+            ("rows in CLEAN_ALL", deployment.query(f"SELECT count() FROM {deployment.clean_all}")[0][0]),
             ("keys in CLEAN_ALL", keys),
             ("rows compared with the seeder, 32 columns each", rows),
             ("slices", len(slices)),
             ("rejections by the Query Server", sum(piece.overloads for piece in slices)),
             ("splits", sum(piece.state == "split" for piece in slices)),
-            *((f"seconds of the last publish of {p.partition}", f"{(p.last_duration_ms or 0) / 1000:.2f}") for p in partitions),
+            *(
+                (f"seconds of the last publish of {p.partition}", f"{(p.last_duration_ms or 0) / 1000:.2f}")
+                for p in partitions
+            ),
         ):
             table.add_row(name, str(value))
         return table
@@ -174,7 +198,9 @@ class Demo:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when the result is proved, 1 when it is not."""
-    parser = argparse.ArgumentParser(prog="python -m devstack.demo", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack.demo", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--rows", type=int, default=60_000, help="rows to seed (60000)")
     parser.add_argument("--seed", type=int, default=1, help="which rows (1)")
     options = parser.parse_args(argv)
@@ -182,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     stack = Stack.load(report=lambda line: console.print(f"  {line}"))
     began = time.monotonic()
     try:
-        console.print("[bold]▶[/bold] starting PostgreSQL, Redis, two shards of ClickHouse, HBase, Phoenix and its Query Server")
+        console.print(
+            "[bold]▶[/bold] starting PostgreSQL, Redis, two shards of ClickHouse, HBase, Phoenix and its Query Server"
+        )
         stack.up(overload=False)
     except DevstackError as error:
         console.print(f"[bold red]the stack did not start:[/bold red] {error}", highlight=False)

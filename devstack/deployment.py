@@ -147,8 +147,7 @@ class Deployment:
         """Everything of this deployment on the stack."""
         self.stop_workers()
         self.seeder.drop_table()
-        for client in self.shards():
-            client.execute(f"DROP DATABASE IF EXISTS {self.settings['CH_DB']} SYNC")
+        self.each_shard(f"DROP DATABASE IF EXISTS {self.settings['CH_DB']} SYNC")
         schema, base = self.settings["JOURNAL_TABLE"].split(".")
         for suffix in ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences"):
             self.journal(f"DROP TABLE IF EXISTS {schema}.{base}{suffix}")
@@ -190,23 +189,34 @@ class Deployment:
 
     # -- the target -----------------------------------------------------------------------------------------------
 
-    def shards(self) -> list[Client]:
-        """A client for each shard."""
-        return [self._client(host) for host in self.stack.env()["CH_HOSTS"].split(",")]
+    def query(self, sql: str, parameters: dict[str, Any] | None = None, shard: int = 0) -> list[tuple[Any, ...]]:
+        """Rows of a question to one shard's ClickHouse, over a connection of its own."""
+        name, port = self.stack.env()["CH_HOSTS"].split(",")[shard].rsplit(":", 1)
+        client = Client(name, int(port), user=self.settings["CH_USER"], password=self.stack.env()["CH_PASSWORD"])
+        try:
+            rows: list[tuple[Any, ...]] = client.execute(sql, parameters)
+        finally:
+            client.disconnect()
+        return rows
 
-    def rows(self, table: str, since: datetime, until: datetime, client: Client | None = None) -> list[tuple[Any, ...]]:
+    def each_shard(self, sql: str) -> list[list[tuple[Any, ...]]]:
+        """The answers of all shards, in their order."""
+        return [self.query(sql, shard=shard) for shard in range(len(self.stack.env()["CH_HOSTS"].split(",")))]
+
+    def rows(self, table: str, since: datetime, until: datetime, shard: int = 0) -> list[tuple[Any, ...]]:
         """Rows of ``database.table`` in the oracle's form."""
         selected = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in MAIN_COLUMNS)
-        rows = (client or self.shards()[0]).execute(
+        rows = self.query(
             f"SELECT {selected} FROM {table} "
             "WHERE opd >= fromUnixTimestamp64Milli(%(since)s) AND opd < fromUnixTimestamp64Milli(%(until)s)",
             {"since": ms(since), "until": ms(until)},
+            shard,
         )
         return [tuple(tuple(cell) if isinstance(cell, list) else cell for cell in row) for row in rows]
 
-    def clean_difference(self, since: datetime, until: datetime, client: Client | None = None) -> Differences:
+    def clean_difference(self, since: datetime, until: datetime, shard: int = 0) -> Differences:
         """How CLEAN_ALL differs from what it must hold; false when it is exact. A key there twice is a difference."""
-        actual = self.rows(self.clean_all, since, until, client)
+        actual = self.rows(self.clean_all, since, until, shard)
         keys = [row[:3] for row in actual]
         assert len(keys) == len(set(keys)), f"{len(keys) - len(set(keys))} keys of CLEAN_ALL are there twice"
         return difference(self.expected(since, until), actual)
@@ -227,8 +237,10 @@ class Deployment:
         kept = {
             key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV") if key in os.environ
         }
-        missing = self.scratch / "no.env"
-        return {**kept, **self.settings, "ETL_ENV_FILE": str(missing), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        # A developer's own .env must not reach a test.
+        empty = self.scratch / "empty.env"
+        empty.touch()
+        return {**kept, **self.settings, "ETL_ENV_FILE": str(empty), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     def cli(
         self, *arguments: str, expect: int | None = 0, timeout_s: float = 240, **settings: str
@@ -331,10 +343,6 @@ class Deployment:
             "SELECT run_id, partition, state, count(*) AS n, max(last_error) AS error FROM {j}_slices GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )
         return "\n".join([*runs, *(str(tuple(row)) for row in states)])
-
-    def _client(self, host: str) -> Client:
-        name, port = host.rsplit(":", 1)
-        return Client(name, int(port), user=self.settings["CH_USER"], password=self.stack.env()["CH_PASSWORD"])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from celery import Celery
@@ -25,6 +26,7 @@ from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.publish import PublishContext
+from etl_tasks.pipeline.reconcile import ReconcileContext
 from etl_tasks.pipeline.sweep import SweepContext, SweepRules
 
 # Bounds a worker child's memory whatever the rows' width: two blocks and a frame are alive at once.
@@ -234,6 +236,33 @@ class Wiring:
             worker=self.worker,
             soft_limit=SoftTimeLimitExceeded,
         )
+
+    @contextmanager
+    def reconciling(self, most_examples: int) -> Iterator[ReconcileContext]:
+        """For comparing source and target; their connections are closed at the end of the block."""
+        source, target, settings = self.open_source(), self.open_target(), self.settings
+        try:
+            source.probe()
+            columns = source.columns()
+            types = {column.name: column for column in target.check_tables(settings.main_columns)}
+            coercion = CoercionPlan.build(
+                columns,
+                list(types.values()),
+                partition_column=settings.hbase_main_ts_column,
+                datetime64_range_ms=target.datetime64_range_ms(),
+            )
+            yield ReconcileContext(
+                source=source,
+                target=target,
+                coercion=coercion,
+                target_columns=[types[name] for name in settings.main_columns],
+                raw_table=settings.qualified(settings.ch_raw_table),
+                clean_table=settings.qualified(settings.ch_clean_all_table),
+                most_examples=most_examples,
+            )
+        finally:
+            source.close()
+            target.close()
 
     def sweep_context(self) -> SweepContext:
         """For the sweeper."""

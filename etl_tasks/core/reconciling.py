@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,7 +16,8 @@ from etl_tasks.core.windows import Window
 
 Key = tuple[Any, ...]
 Row = Sequence[Any]
-Converter = Callable[[Any], Any]
+Converter = Callable[[Any], Any] | None
+"""What brings a value into comparable form; None where it is so already."""
 
 _EPOCH = date(1970, 1, 1)
 _DAY_MS = 86_400_000
@@ -87,8 +89,7 @@ class RowFingerprints:
         """The row's key."""
         return tuple(row[position] for position in self._key_positions)
 
-    @staticmethod
-    def of(row: Row) -> bytes:
+    def content_of(self, row: Row) -> bytes:
         """The row's content."""
         return blake2b(repr(list(row)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -110,10 +111,9 @@ class WindowComparison:
         self.differing: dict[Key, Row] = {}
         """CLEAN's rows of some keys that differ, to be looked at column by column."""
 
-    def add_source(self, rows: Iterable[Row]) -> None:
-        """Rows of the source, brought into the target's types."""
-        for row in rows:
-            key, content = self._fingerprints.key_of(row), self._fingerprints.of(row)
+    def add_source(self, rows: Iterable[tuple[Key, bytes]]) -> None:
+        """Keys and fingerprints of rows of the source."""
+        for key, content in rows:
             before = self._source.setdefault(key, content)
             if before is not content:
                 # Any of them may be the one that CLEAN kept.
@@ -136,7 +136,7 @@ class WindowComparison:
                 self._count("repeated", key)
             else:
                 self._seen.add(key)
-                content = self._fingerprints.of(row)
+                content = self._fingerprints.content_of(row)
                 if content != wanted and not (isinstance(wanted, list) and content in wanted):
                     self._counts["differing"] += 1
                     if len(self.differing) < self._most:
@@ -185,40 +185,40 @@ def converters(columns: Sequence[TargetColumn]) -> list[tuple[Converter, Convert
     return [_converters(column.type) for column in columns]
 
 
+def converted(values: Sequence[Any], convert: Converter) -> Sequence[Any]:
+    """The values in comparable form; NULLs stay."""
+    return values if convert is None else [None if value is None else convert(value) for value in values]
+
+
 def _converters(type_: str) -> tuple[Converter, Converter]:
     bare = type_
     while wrapped := _WRAPPED.fullmatch(bare):
         bare = wrapped[1]
     if array := _ARRAY.fullmatch(bare):
+        # target.rows leaves times inside arrays as they are; the table has no array of times.
         ours, theirs = _converters(array[1])
-        # Inside arrays target.rows leaves times as they are; arrays of times are no column of ours.
-        return (lambda values: [ours(each) for each in values]), (lambda values: [theirs(each) for each in values])
+        return _for_arrays(ours), _for_arrays(theirs)
     if precise := _DATETIME64.match(bare):
-        precision = int(precise[1])
-        if precision == 3:
-            return _same, _same
-        return _unless_null(lambda ticks: ticks * 1000 // 10**precision), _same
+        ticks_a_second = 10 ** int(precise[1])
+        return (None if ticks_a_second == 1000 else lambda ticks: ticks * 1000 // ticks_a_second), None
     if bare.startswith("DateTime"):
-        return _unless_null(lambda seconds: seconds * 1000), _same
+        return (lambda seconds: seconds * 1000), None
     if bare.startswith("Date"):
-        return _unless_null(lambda day: (day - _EPOCH).days * _DAY_MS), _same
+        return (lambda day: (day - _EPOCH).days * _DAY_MS), None
+    both: Converter = None
     if bare.startswith("Decimal"):
-        return _unless_null(_plain_decimal), _unless_null(_plain_decimal)
-    if bare == "Bool":
-        return _unless_null(bool), _unless_null(bool)
-    if bare == "Float32":
-        return _unless_null(_float32), _unless_null(_float32)
-    if bare == "Float64":
-        return _unless_null(float), _unless_null(float)
-    return _same, _same
+        both = _plain_decimal
+    elif bare == "Bool":
+        both = bool
+    elif bare == "Float32":
+        both = _float32
+    elif bare == "Float64":
+        both = float
+    return both, both
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _unless_null(convert: Converter) -> Converter:
-    return lambda value: None if value is None else convert(value)
+def _for_arrays(convert: Converter) -> Converter:
+    return None if convert is None else lambda values: converted(values, convert)
 
 
 def _plain_decimal(value: Decimal) -> str:
@@ -226,6 +226,4 @@ def _plain_decimal(value: Decimal) -> str:
 
 
 def _float32(value: float) -> float:
-    import struct
-
     return float(struct.unpack("<f", struct.pack("<f", value))[0])

@@ -29,7 +29,10 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """What became of a plan: ``status`` planned, skipped or ok (nothing to read); ``redelivered`` when the task was seen before."""
+    """What became of a plan: ``status`` planned, skipped or ok (nothing to read).
+
+    ``redelivered`` when the task was seen before.
+    """
 
     run_id: int
     status: str
@@ -68,10 +71,14 @@ class SliceResult:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What a committed transition made due: who is to be told. Losing it costs only time (the sweeper tells again)."""
+    """What a committed transition made due: who is to be told. Losing it costs only time (the sweeper tells again).
+
+    ``manual`` is the lane of the run: it chooses the queue of what is sent.
+    """
 
     run_id: int
     partition: int
+    manual: bool = False
     publish_due: bool = False
     released_partitions: Sequence[int] = ()
     finalize_due: bool = False
@@ -107,7 +114,7 @@ class PublishClaim:
 
 @dataclass(frozen=True, slots=True)
 class SanitizeRules:
-    """TTLs in minutes: planned runs nobody took up, running runs with a dead heartbeat, any running run (0: no limit)."""
+    """TTLs in minutes: planned runs nobody took up, running ones with a dead heartbeat, any running one (0: none)."""
 
     planned_ttl_min: int = 60
     heartbeat_ttl_min: int = 15

@@ -1,4 +1,4 @@
-"""A lease renewed by a thread of its own; the work asks it before every write whether it still owns what it works on."""
+"""A lease renewed by a thread of its own; before every write the work asks it whether it still owns its object."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _TRUSTED_SHARE = 0.9
 class Lease:
     """Context manager around the work of one attempt.
 
-    ``open_renewer`` is called in the renewing thread and returns the renewal (True: still ours) and its clean-up; so the
-    thread has a connection of its own. ``claimed_at`` is ``time.monotonic()`` from before the claim.
+    ``open_renewer`` is called in the renewing thread and returns the renewal (True: still ours) and its clean-up; so
+    the thread has a connection of its own. ``claimed_at`` is ``time.monotonic()`` from before the claim.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +12,6 @@ import structlog
 from etl_tasks.core.batch import ColumnBatch, TargetColumn
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.reconciling import (
-    Converter,
     Example,
     Key,
     Row,
@@ -20,6 +19,7 @@ from etl_tasks.core.reconciling import (
     WindowComparison,
     WindowContent,
     WindowCounts,
+    converted,
     converters,
     differing_columns,
 )
@@ -83,70 +83,78 @@ def count_windows(
 
 def compare_window(window: Window, context: ReconcileContext) -> WindowContent:
     """Every row of the window in the source against CLEAN's. Raises as ``count_windows``."""
-    fingerprints = RowFingerprints(context.names, context.key)
-    comparison = WindowComparison(window, fingerprints, context.most_examples)
-    reading = _SourceRows(context)
-    for part in _gently(window, context, reading.read):
+    sides = _Sides(context)
+    comparison = WindowComparison(window, sides.fingerprints, context.most_examples)
+    for part in _gently(window, context, sides.read_source):
         comparison.add_source(part.rows)
         comparison.add_unfit(part.unfit)
-    comparison.add_clean(reading.of_clean(window))
-    return comparison.result(_explained(comparison.differing, window, reading, fingerprints, context))
+    comparison.add_clean(sides.clean_rows(window))
+    return comparison.result(sides.explain(window, comparison.differing))
 
 
 @dataclass(slots=True)
 class _Part:
-    """The rows of one read, comparable, and how many had no place in the target."""
+    """One read of the source: keys and fingerprints, and how many rows have no place in the target."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[tuple[Key, bytes]] = field(default_factory=list)
     unfit: int = 0
 
 
-class _SourceRows:
-    """Rows of both sides in one comparable form."""
+class _Sides:
+    """Rows of both sides in one comparable form. Of the source only keys and fingerprints are kept."""
 
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
+        self.fingerprints = RowFingerprints(context.names, context.key)
         pairs = converters(context.target_columns)
         self._ours = [ours for ours, _ in pairs]
         self._theirs = [theirs for _, theirs in pairs]
 
-    def read(self, window: Window) -> _Part:
-        """All rows of a window of the source."""
+    def read_source(self, window: Window) -> _Part:
+        """All rows of a window of the source, fingerprinted."""
         part = _Part()
         for batch in self._context.source.read(window):
-            coerced = self._context.coercion.apply(batch)
-            part.unfit += batch.rows - coerced.batch.rows
-            part.rows += _by_row(coerced.batch, self._ours)
+            rows, unfit = self._comparable(batch)
+            part.unfit += unfit
+            part.rows += [(self.fingerprints.key_of(row), self.fingerprints.content_of(row)) for row in rows]
         return part
 
-    def of_clean(self, window: Window) -> Iterator[Row]:
+    def clean_rows(self, window: Window) -> Iterator[Row]:
         """All rows of a window of CLEAN."""
-        for row in self._context.target.rows(self._context.clean_table, window, self._context.names):
-            yield [convert(value) for convert, value in zip(self._theirs, row, strict=True)]
+        context = self._context
+        changed = [(at, convert) for at, convert in enumerate(self._theirs) if convert is not None]
+        for read in context.target.rows(context.clean_table, window, context.names):
+            row = list(read)
+            for at, convert in changed:
+                if row[at] is not None:
+                    row[at] = convert(row[at])
+            yield row
 
+    def explain(self, window: Window, differing: Mapping[Key, Row]) -> list[Example]:
+        """The columns that differ, from the source read once more."""
+        if not differing:
+            return []
 
-def _by_row(batch: ColumnBatch, convert: Sequence[Converter]) -> list[Row]:
-    columns = [[each(value) for value in column] for each, column in zip(convert, batch.columns, strict=True)]
-    return list(zip(*columns, strict=True))
+        def read_again(part: Window) -> dict[Key, Row]:
+            found = {}
+            for batch in self._context.source.read(part):
+                for row in self._comparable(batch)[0]:
+                    key = self.fingerprints.key_of(row)
+                    if key in differing:
+                        found[key] = row
+            return found
 
+        again = {key: row for part in _gently(window, self._context, read_again) for key, row in part.items()}
+        return [
+            Example("differing", key, differing_columns(self._context.names, again[key], row) if key in again else {})
+            for key, row in differing.items()
+        ]
 
-def _explained(
-    differing: dict[Key, Row],
-    window: Window,
-    reading: _SourceRows,
-    fingerprints: RowFingerprints,
-    context: ReconcileContext,
-) -> list[Example]:
-    """The columns that differ, from the source read once more: of the first read only 16 bytes a row were kept."""
-    if not differing:
-        return []
-    again: dict[Key, Row] = {}
-    for part in _gently(window, context, reading.read):
-        again.update({key: row for row in part.rows if (key := fingerprints.key_of(row)) in differing})
-    return [
-        Example("differing", key, differing_columns(context.names, again[key], clean) if key in again else {})
-        for key, clean in differing.items()
-    ]
+    def _comparable(self, batch: ColumnBatch) -> tuple[Iterator[Row], int]:
+        """The batch's rows, and how many do not fit."""
+        coerced = self._context.coercion.apply(batch).batch
+        columns = [converted(values, ours) for values, ours in zip(coerced.columns, self._ours, strict=True)]
+        return zip(*columns, strict=True), batch.rows - coerced.rows
 
 
 def _gently(window: Window, context: ReconcileContext, ask: Callable[[Window], T]) -> Iterator[T]:
@@ -178,7 +186,7 @@ def _gently(window: Window, context: ReconcileContext, ask: Callable[[Window], T
 
 def example_text(example: Example) -> str:
     """An example for people: its kind, its key, and the columns that differ with both values."""
-    columns: Any = "; ".join(
+    columns = "; ".join(
         f"{name}: source {_short(ours)}, CLEAN {_short(theirs)}" for name, (ours, theirs) in example.columns.items()
     )
     return f"{example.kind} {example.key!r}" + (f": {columns}" if columns else "")

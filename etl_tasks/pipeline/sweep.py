@@ -1,4 +1,4 @@
-"""Whatever is due and not moving is sent again; whoever is dead is declared so. Under a try-lock, in every worker's main."""
+"""Whatever is due and not moving is sent again; whoever is dead is declared so. Runs in every worker's main."""
 
 from __future__ import annotations
 

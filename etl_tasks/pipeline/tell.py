@@ -14,7 +14,10 @@ log = structlog.get_logger(__name__)
 
 
 def dispatch_run(journal: Journal, dispatcher: Dispatcher, run_id: int, manual: bool) -> int:
-    """Send every released slice of the run that nobody has sent, one chord a partition; the number sent. Raises Unreachable."""
+    """Send every released slice of the run that nobody has sent, one chord a partition; the number sent.
+
+    Raises Unreachable.
+    """
     sent = 0
     for partition, slice_ids in journal.slices.unsent(run_id).items():
         dispatcher.send_partition(partition, slice_ids, manual)
@@ -28,21 +31,24 @@ def dispatch_run(journal: Journal, dispatcher: Dispatcher, run_id: int, manual: 
 def tell(
     journal: Journal, dispatcher: Dispatcher, transitions: Iterable[Transition], manual: bool | None = None
 ) -> None:
-    """Offer what the transitions made due: halves of a split, the publish, the next partitions, the end of the run."""
+    """Offer what the transitions made due: halves of a split, the publish, the next partitions, the end of the run.
+
+    The run's lane chooses the queue; ``manual`` overrides it.
+    """
     for transition in transitions:
         try:
-            _tell_one(journal, dispatcher, transition, manual)
+            _tell_one(journal, dispatcher, transition, transition.manual if manual is None else manual)
         except TransientError as error:
             log.warning("dispatch_failed", run=transition.run_id, partition=transition.partition, error=str(error))
 
 
-def _tell_one(journal: Journal, dispatcher: Dispatcher, transition: Transition, manual: bool | None) -> None:
+def _tell_one(journal: Journal, dispatcher: Dispatcher, transition: Transition, manual: bool) -> None:
     if transition.children:
-        _send_children(journal, dispatcher, transition.children, bool(manual))
+        _send_children(journal, dispatcher, transition.children, manual)
     if transition.publish_due:
         dispatcher.send_publish(transition.partition)
     if transition.released_partitions:
-        dispatch_run(journal, dispatcher, transition.run_id, bool(manual))
+        dispatch_run(journal, dispatcher, transition.run_id, manual)
     if transition.finalize_due:
         dispatcher.send_finalize(transition.run_id)
 

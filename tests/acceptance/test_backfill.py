@@ -103,8 +103,7 @@ def test_two_hours_of_a_day_whose_raw_has_expired_keep_the_other_twenty_two(depl
     deployment.seed(Rows(spec))
     deployment.start_worker()
     deployment.cli("run", "--since", iso(since), "--until", iso(until))
-    for client in deployment.shards():
-        client.execute(f"TRUNCATE TABLE {deployment.settings['CH_DB']}.codes_raw")
+    deployment.each_shard(f"TRUNCATE TABLE {deployment.settings['CH_DB']}.codes_raw")
     assert deployment.rows(deployment.raw_all, since, until) == []
     first, last = since + timedelta(hours=10), since + timedelta(hours=12)
     deployment.seed(Change(spec, rows=50, since_ms=ms(first), until_ms=ms(last), version=2))
@@ -122,7 +121,7 @@ def test_a_day_whose_rows_are_all_on_one_shard(deploy: Deploy) -> None:
 
     def row(i: int, text: str | None) -> Row:
         values: dict[str, object] = dict.fromkeys(MAIN_COLUMNS)
-        values |= {"c": "0104600000000001'&%", "t": i % 250, "opd": ms(day) + 240_000 * i, "id": text}
+        values |= {"c": "0104600000000001'&%", "t": i % 120, "opd": ms(day) + 240_000 * i, "id": text}
         return tuple(values[name] for name in MAIN_COLUMNS)  # type: ignore[return-value]
 
     deployment.upsert([row(i, f"first {i}") for i in range(300)])
@@ -130,8 +129,7 @@ def test_a_day_whose_rows_are_all_on_one_shard(deploy: Deploy) -> None:
     deployment.cli("run", "--since", iso(day), "--until", iso(until))
     assert deployment.assert_exact(day, until) == 300
     held = [
-        client.execute(f"SELECT count() FROM {deployment.settings['CH_DB']}.codes")[0][0]
-        for client in deployment.shards()
+        rows[0][0] for rows in deployment.each_shard(f"SELECT count() FROM {deployment.settings['CH_CLEAN_TABLE']}")
     ]
     assert sorted(held) == [0, 300]
 

@@ -58,11 +58,12 @@ def seeder(pqs_url: str) -> Iterator[PhoenixSeeder]:
 
 
 @pytest.fixture(scope="module")
-def table(seeder: PhoenixSeeder) -> str:
+def table(seeder: PhoenixSeeder) -> Iterator[str]:
     seeder.drop_table()
     seeder.create_table()
     assert seeder.upsert(rows_of(SPEC)) == SPEC.rows
-    return TABLE
+    yield TABLE
+    seeder.drop_table()
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_an_unknown_column_in_a_statement_is_a_schema_error(source: Callable[...
 
 
 @pytest.fixture(scope="module")
-def odd_table(seeder: PhoenixSeeder) -> str:
+def odd_table(seeder: PhoenixSeeder) -> Iterator[str]:
     """A table in a schema, lower-case, with every type that can be read, and times of integers."""
     seeder.execute('DROP TABLE IF EXISTS "it_phx"."odd_1"')
     seeder.execute(
@@ -207,7 +208,8 @@ def odd_table(seeder: PhoenixSeeder) -> str:
         "ARRAY[1.5, 2.25], ARRAY[7.25], ARRAY[TIMESTAMP '1970-01-01 00:00:01.002'], NULL)"
     )
     seeder.execute('UPSERT INTO "it_phx"."odd_1" ("k", "s") VALUES (1754600001000, 1754600001)')
-    return '"it_phx"."odd_1"'
+    yield '"it_phx"."odd_1"'
+    seeder.execute('DROP TABLE "it_phx"."odd_1"')
 
 
 ODD_COLUMNS = (

@@ -5,15 +5,25 @@ from __future__ import annotations
 import pickle
 import socket
 import ssl
+from collections.abc import Iterator, Sequence
 
 import pytest
 from clickhouse_driver import errors as driver
 
 from etl_tasks import errors
 from etl_tasks.adapters.clickhouse.client import OLDER_NAMES, OPTIONAL_SETTINGS, query_id
-from etl_tasks.adapters.clickhouse.errors import CLASS_OF, MAX_MESSAGE, ErrorCode, clickhouse_errors, code_of, scrub
+from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
+from etl_tasks.adapters.clickhouse.errors import (
+    CLASS_OF,
+    MAX_MESSAGE,
+    AnswerTimedOut,
+    ErrorCode,
+    clickhouse_errors,
+    code_of,
+    scrub,
+)
 from etl_tasks.adapters.clickhouse.identifiers import parse_table, quote_name, quote_text
-from etl_tasks.adapters.clickhouse.topology import check_sharding, engine_arguments
+from etl_tasks.adapters.clickhouse.topology import Shard, check_sharding, engine_arguments, place_hosts
 
 
 def raised(error: Exception, *secrets: str) -> errors.EtlError:
@@ -69,7 +79,6 @@ def test_every_named_code_has_a_class_and_is_said_by_name() -> None:
     [
         EOFError("Unexpected EOF while reading bytes"),
         ConnectionResetError(104, "Connection reset by peer"),
-        TimeoutError("timed out"),
         socket.gaierror(-2, "Name or service not known"),
         BrokenPipeError(32, "Broken pipe"),
         driver.NetworkError("Connection refused (ch1:9000)"),
@@ -86,6 +95,10 @@ def test_whatever_breaks_off_the_conversation_is_unreachable(error: Exception) -
     assert type(made) is errors.Unreachable
     assert code_of(made) == 0
     assert str(made)
+
+
+def test_a_time_out_is_told_from_a_broken_conversation() -> None:
+    assert type(raised(TimeoutError("timed out"))) is AnswerTimedOut
 
 
 def test_a_value_of_a_wrong_type_and_a_certificate_do_not_go_away_by_themselves() -> None:
@@ -168,6 +181,67 @@ def test_a_hash_of_the_key_is_a_sharding(expression: str) -> None:
 def test_anything_else_is_none(expression: str | None) -> None:
     with pytest.raises(errors.SchemaError, match=r"stg\.raw_all"):
         check_sharding(expression, ("c", "t", "opd"), "stg.raw_all")
+
+
+class AnsweringHost:
+    """Stands for a connection to a host that knows where it is in the cluster."""
+
+    def __init__(self, rows: Sequence[tuple[object, ...]]) -> None:
+        self.rows = rows
+
+    def execute(self, *_: object, **__: object) -> Sequence[tuple[object, ...]]:
+        """The rows of system.clusters as this host sees them."""
+        return self.rows
+
+
+class Hosts:
+    """Stands for ``Failover.each``."""
+
+    def __init__(self, answers: dict[Host, object]) -> None:
+        self.answers = answers
+
+    def each(self) -> Iterator[tuple[Host, object]]:
+        """The hosts and what there is instead of a connection."""
+        yield from self.answers.items()
+
+
+def placed(addresses: dict[tuple[int, int], Host], local: dict[Host, list[tuple[int, int]] | None]) -> list[Shard]:
+    """The shards for a cluster of these addresses, where each listed host says that it is ``local`` (None: dead)."""
+
+    def rows(here: list[tuple[int, int]]) -> list[tuple[object, ...]]:
+        return [(*seat, address.name, address.port, int(seat in here)) for seat, address in addresses.items()]
+
+    hosts = {
+        host: errors.Unreachable("dead") if here is None else AnsweringHost(rows(here)) for host, here in local.items()
+    }
+    config = ClickHouseConfig(tuple(local), "u", "p", "d", "d.raw_all", "d.clean", "d.clean_all", "d.buf", cluster="x")
+    return list(place_hosts(config, Hosts(hosts), "x", rows([])))  # type: ignore[arg-type]
+
+
+def test_one_shard_with_four_replicas() -> None:
+    inner = {(1, n): Host(f"ch{n}", 9000) for n in (1, 2, 3, 4)}
+    outer = [Host(f"10.0.0.{n}", 9000) for n in (3, 1, 4)]
+    seats: dict[Host, list[tuple[int, int]] | None] = {host: [(1, int(host.name[-1]))] for host in outer}
+    assert placed(inner, seats) == [Shard(1, (*outer, Host("ch2", 9000)))]
+
+
+def test_four_shards_of_one_replica_and_a_dead_host_known_by_its_address() -> None:
+    inner = {(n, 1): Host(f"ch{n}", 9000) for n in (1, 2, 3, 4)}
+    seats: dict[Host, list[tuple[int, int]] | None] = {host: [seat] for seat, host in inner.items()}
+    seats[Host("ch3", 9000)] = None
+    assert placed(inner, seats) == [Shard(n, (Host(f"ch{n}", 9000),)) for n in (1, 2, 3, 4)]
+
+
+def test_a_host_named_twice_is_one_replica_and_a_host_that_is_two_shards_is_refused() -> None:
+    inner = {(1, 1): Host("ch1", 9000), (2, 1): Host("ch2", 9000)}
+    twice: dict[Host, list[tuple[int, int]] | None] = {
+        Host("localhost", 9000): [(1, 1)],
+        Host("127.0.0.1", 9000): [(1, 1)],
+        Host("ch2", 9000): [(2, 1)],
+    }
+    assert placed(inner, twice) == [Shard(1, (Host("localhost", 9000),)), Shard(2, (Host("ch2", 9000),))]
+    with pytest.raises(errors.SchemaError, match="published twice"):
+        placed(inner, {Host("localhost", 9000): [(1, 1), (2, 1)]})
 
 
 def test_query_ids_begin_with_their_tag_and_differ() -> None:

@@ -11,7 +11,7 @@ from clickhouse_driver import Client
 
 from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
-from etl_tasks.adapters.clickhouse.errors import clickhouse_errors
+from etl_tasks.adapters.clickhouse.errors import AnswerTimedOut, clickhouse_errors
 from etl_tasks.errors import ConfigError, TerminalError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -191,8 +191,9 @@ class Failover:
     def run(self, statement: Callable[[Connection], T]) -> T:
         """``statement`` on the first host that can do it.
 
-        ``insert_max_retries`` repeats on the host at hand after a reconnect, then the other hosts once each. Only
-        Unreachable moves on: other errors would be the same elsewhere. Raises Unreachable with what each host said.
+        ``insert_max_retries`` repeats on the host at hand after a reconnect, not after a time-out, which costs minutes;
+        then the other hosts once each. Only Unreachable moves on: other errors would be the same elsewhere. Raises
+        Unreachable with what each host said, or at once when this host answers but one behind it hangs.
         A statement that broke off may have been done: it must bear to be done twice.
         """
         start = self._config.hosts.index(self._current)
@@ -206,10 +207,21 @@ class Failover:
                     self.drop(host)
                     said[str(host)] = str(error)
                     log.warning("%s (try %d of %d there)", error, attempt, tries)
+                    if isinstance(error, AnswerTimedOut):
+                        if self._answers(host):
+                            raise  # it is a host behind this one that hangs, and would hang for the others too
+                        break
                 else:
                     self._current = host
                     return result
         raise Unreachable("no host of CH_HOSTS did it: " + "; ".join(said.values()))
+
+    def _answers(self, host: Host) -> bool:
+        try:
+            probe(self._config, host)
+        except Unreachable:
+            return False
+        return True
 
     def each(self) -> Iterator[tuple[Host, Connection | Unreachable]]:
         """Every host of ``CH_HOSTS`` with its connection, or with the reason why there is none."""

@@ -15,7 +15,7 @@ from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.client import Connection, Failover
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table, quote_name, quote_text
-from etl_tasks.adapters.clickhouse.topology import TAG, Shard, place_hosts
+from etl_tasks.adapters.clickhouse.topology import TAG, Shard, place_hosts, table_facts
 from etl_tasks.errors import ConfigError, SchemaError, Unreachable
 
 FILE = Path(__file__).parents[3] / "ddl" / "stg_daily_codes_history.sql"
@@ -173,12 +173,13 @@ def apply(config: ClickHouseConfig, form: Form | None = None) -> list[str]:
         shards = _shards(config, failover)
         form = form or _form_for(config, shards)
         several = form is Form.REPLICATED and len(shards) > 1
-        todo = statements(form, TableNames.of(config), config.cluster, shard_macro=several)
+        names = TableNames.of(config)
+        todo = statements(form, names, config.cluster, shard_macro=several)
         if form is Form.REPLICATED:
-            failover.run(lambda connection: _run_all(connection, todo))
-            return [f"{len(todo)} statements on cluster {config.cluster} ({len(shards)} shards, replicated)"]
+            done = failover.run(lambda connection: _run_all(connection, todo, names))
+            return [f"cluster {config.cluster} ({len(shards)} shards, replicated): {done}"]
         hosts = [replica for shard in shards for replica in shard.replicas]
-        return [_apply_on(failover, host, todo, form) for host in hosts]
+        return [_apply_on(failover, host, todo, names, form) for host in hosts]
     finally:
         failover.close()
 
@@ -203,16 +204,19 @@ def _form_for(config: ClickHouseConfig, shards: Sequence[Shard]) -> Form:
     return Form.REPLICATED if any(len(shard.replicas) > 1 for shard in shards) else Form.SHARDS
 
 
-def _run_all(connection: Connection, todo: Sequence[str]) -> None:
+def _run_all(connection: Connection, todo: Sequence[str], names: TableNames) -> str:
+    """Run the statements and say which tables are new."""
+    tables = dict.fromkeys((names.clean, names.buffer, names.raw, names.raw_all, names.clean_all))
+    missing = [table for table in tables if table_facts(connection, table) is None]
     for statement in todo:
         connection.execute(statement, tag="etl-migrate", settings={"alter_sync": 1})
+    return f"created {', '.join(map(str, missing))}" if missing else "all tables were there"
 
 
-def _apply_on(failover: Failover, host: Host, todo: Sequence[str], form: Form) -> str:
+def _apply_on(failover: Failover, host: Host, todo: Sequence[str], names: TableNames, form: Form) -> str:
     try:
-        _run_all(failover.reach(host), todo)
+        return f"{host} ({form.value}): {_run_all(failover.reach(host), todo, names)}"
     except Unreachable as error:
         raise Unreachable(
             f"the tables on {host} are not complete, run migrate again when it answers: {error}"
         ) from error
-    return f"{len(todo)} statements on {host} ({form.value})"

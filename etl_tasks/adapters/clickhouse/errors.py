@@ -177,6 +177,10 @@ def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
+class AnswerTimedOut(errors.Unreachable):
+    """Nothing broke off, but no answer came in time: the host, or one behind it, hangs."""
+
+
 class StatementFailed(Exception):
     """Carries the server's code: only ever the ``__cause__`` of an error of ``etl_tasks.errors``."""
 
@@ -204,6 +208,8 @@ def translated(error: Exception, where: str, secrets: tuple[str, ...] = ()) -> e
         return errors.SchemaError(f"ClickHouse {where}: a value does not fit its column: {scrub(str(error), secrets)}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return errors.TerminalError(f"ClickHouse {where}: the certificate is not trusted: {scrub(str(error), secrets)}")
+    if isinstance(error, TimeoutError):
+        return AnswerTimedOut(f"ClickHouse {where} did not answer in time")
     if isinstance(error, (driver.Error, OSError, EOFError)):
         # Whatever else the driver raises means that the conversation broke off: packets, sockets, checksums.
         said = scrub(str(error), secrets) or type(error).__name__

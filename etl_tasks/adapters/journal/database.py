@@ -15,7 +15,7 @@ import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
-from etl_tasks.adapters.journal.queries import journal_ddl, load_queries
+from etl_tasks.adapters.journal.queries import journal_ddl, load_queries, render_names
 from etl_tasks.errors import AuthenticationFailed, EtlError, SchemaError, TransientError, Unreachable
 
 # A journal statement takes milliseconds. One that takes longer than this waits for a socket that has gone silent.
@@ -26,7 +26,7 @@ PING_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class JournalConfig:
-    """Where the journal is: ``dsn`` (secret), ``lock_dsn`` for the direct session of the publish lock, ``table`` its main table."""
+    """Where the journal is: ``dsn`` (secret), ``lock_dsn`` for the locks' direct sessions, ``table`` its main table."""
 
     dsn: str = field(repr=False)
     table: str = "public.inc_processing"
@@ -36,7 +36,7 @@ class JournalConfig:
 def wait_bounded(connection: psycopg2.extensions.connection) -> None:
     """Wait for PostgreSQL as psycopg2's callback: interruptible by signals, and never longer than ``WAIT_S``.
 
-    Blocked in C, psycopg2 ignores signals such as a soft time limit, and a half-open socket for ever (FACTS, PostgreSQL).
+    Blocked in C, psycopg2 ignores signals such as a soft time limit, and waits on a half-open socket for ever (FACTS).
     """
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -163,12 +163,13 @@ class Database:
         self._ensured = True
 
     def ensure_once(self) -> None:
-        """Make the journal at first use, if its newest table is not there yet (the old system's ``journal.ensure()``)."""
+        """Make the journal at first use, if its newest table is not there yet (the old ``journal.ensure()``)."""
         if self._ensured:
             return
         with self.transaction() as transaction:
             cursor = transaction._cursor
-            cursor.execute("SELECT to_regclass(%s) AS found", (f"{self.config.table}_fences",))
+            newest = render_names("public.inc_processing_fences", self.config.table)
+            cursor.execute("SELECT to_regclass(%s) AS found", (newest,))
             found = cursor.fetchone().found
         if found is None:
             self.ensure()
@@ -203,7 +204,10 @@ class Database:
         return True
 
     def _leave(self, connection: psycopg2.extensions.connection, error: BaseException) -> None:
-        """Roll back where the connection can still be trusted; drop it where it cannot (a signal may have cut a wait short)."""
+        """Roll back where the connection can still be trusted; drop it where it cannot.
+
+        A signal may have cut a wait short.
+        """
         statement_failed = isinstance(error, psycopg2.Error) and not isinstance(
             error, psycopg2.OperationalError | psycopg2.InterfaceError
         )

@@ -24,7 +24,7 @@ class Journal:
         self.runs = RunJournal(self.database)
         self.slices = SliceJournal(self.database, cadence)
         self.publishes = PublishJournal(self.database, cadence)
-        self.sweeps = SweepJournal(self.database, clean_table, self.slices, self.publishes)
+        self.sweeps = SweepJournal(self.database, clean_table, self.publishes)
 
     def ensure(self) -> None:
         """Create or extend the tables."""

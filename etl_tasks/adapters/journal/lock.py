@@ -1,11 +1,14 @@
-"""One publish of a CLEAN table at a time: an advisory lock in a direct session of its own.
+"""Advisory locks held for longer than a transaction, each in a direct session of its own.
 
-The lock is for economy, the fence for safety: a lock session can die while ClickHouse goes on with the holder's INSERT (FACTS).
+A session's lock behind a pooler that shares sessions would stay behind when its holder goes, so these use
+``PG_LOCK_DSN`` where it is set. They are for economy, the fences for safety: a lock session can die while ClickHouse
+goes on with the holder's INSERT (FACTS).
 """
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 import psycopg2
 import psycopg2.extensions
@@ -14,21 +17,21 @@ from etl_tasks.adapters.journal.database import JournalConfig, connect, postgres
 from etl_tasks.errors import LostOwnership
 
 
-class PublishLock:
-    """Context manager: ``acquired`` says whether this session holds the lock of ``clean_table``."""
+class SessionLock:
+    """Context manager: ``acquired`` says whether this session holds the lock called ``name``."""
 
-    def __init__(self, config: JournalConfig, clean_table: str) -> None:
+    def __init__(self, config: JournalConfig, name: str) -> None:
         self._dsn = config.lock_dsn or config.dsn
-        self._clean_table = clean_table
+        self._name = name
         self._connection: psycopg2.extensions.connection | None = None
         self.acquired = False
 
-    def __enter__(self) -> PublishLock:
-        self._connection = connect(self._dsn, "etl_tasks publish lock")
-        # Autocommit: an idle transaction would hold back vacuum for the length of the publish.
+    def __enter__(self) -> Self:
+        self._connection = connect(self._dsn, f"etl_tasks lock: {self._name}"[:63])
+        # Autocommit: an idle transaction would hold back vacuum for as long as the lock is held.
         self._connection.autocommit = True
         with postgres_errors(), self._connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(hashtextextended('publish ' || %s, 0))", (self._clean_table,))
+            cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self._name,))
             row = cursor.fetchone()
         self.acquired = bool(row and row[0])
         return self
@@ -45,16 +48,29 @@ class PublishLock:
     def verify(self) -> None:
         """Raise LostOwnership when the session that holds the lock is gone."""
         if self._connection is None or not self.acquired:
-            raise LostOwnership(f"the publish lock of {self._clean_table} is not held")
+            raise LostOwnership(f"the lock '{self._name}' is not held")
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(
-                    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted)"
+                    "SELECT EXISTS (SELECT 1 FROM pg_locks "
+                    "WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted)"
                 )
                 row = cursor.fetchone()
         except psycopg2.Error as error:
-            raise LostOwnership(
-                f"the session of the publish lock of {self._clean_table} died: {str(error).strip()}"
-            ) from error
+            raise LostOwnership(f"the session of the lock '{self._name}' died: {str(error).strip()}") from error
         if not row or not row[0]:
-            raise LostOwnership(f"the publish lock of {self._clean_table} was lost")
+            raise LostOwnership(f"the lock '{self._name}' was lost")
+
+
+class PublishLock(SessionLock):
+    """One publish of a CLEAN table at a time."""
+
+    def __init__(self, config: JournalConfig, clean_table: str) -> None:
+        super().__init__(config, f"publish {clean_table}")
+
+
+class SweepLock(SessionLock):
+    """One sweep of a journal at a time."""
+
+    def __init__(self, config: JournalConfig, clean_table: str) -> None:
+        super().__init__(config, f"sweep {config.table} {clean_table}")

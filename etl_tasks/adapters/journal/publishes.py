@@ -8,11 +8,11 @@ from typing import Any
 from psycopg2.extras import Json
 
 from etl_tasks.adapters.journal.database import Database, Transaction
-from etl_tasks.core.records import PublishClaim, Transition
-from etl_tasks.adapters.journal.runs import sorted_run_ids
-from etl_tasks.adapters.journal.slices import journal_text, offer_publish, settle_partition
+from etl_tasks.adapters.journal.offers import offer_owed_publish, offer_publish, settle_partition
+from etl_tasks.adapters.journal.text import journal_json, journal_text
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.publishing import LoadedWindow, StageMetric
+from etl_tasks.core.records import PublishClaim, Transition
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import LostOwnership
 
@@ -68,7 +68,7 @@ class PublishJournal:
                     clean_table=clean_table,
                     since=min((w.window.start for w in windows), default=None),
                     until=max((w.window.end for w in windows), default=None),
-                    details=Json(details),
+                    details=journal_json(details),
                 ).id
             )
             transaction.run(
@@ -114,7 +114,10 @@ class PublishJournal:
     def finish(
         self, claim: PublishClaim, *, duration_ms: int, pinned: Sequence[str], details: dict[str, Any]
     ) -> list[Transition]:
-        """published_gen = target, coverage, the waiting runs settled, due again if loads went on. Raises LostOwnership."""
+        """published_gen = target, coverage, the waiting runs settled, due again if loads went on.
+
+        Raises LostOwnership.
+        """
         with self._database.transaction() as transaction:
             runs = self._lock_waiting_runs(transaction, claim)
             row = transaction.one(
@@ -133,7 +136,7 @@ class PublishJournal:
                 "end_publish_row",
                 publish_run_id=claim.publish_run_id,
                 status="ok",
-                details=Json({**details, "dedup_part_total_ms": {str(claim.partition): duration_ms}}),
+                details=journal_json({**details, "dedup_part_total_ms": {str(claim.partition): duration_ms}}),
             )
             self._offer_again(transaction, claim)
             return self._settle(transaction, runs, claim.partition)
@@ -141,27 +144,12 @@ class PublishJournal:
     def reopen(self, claim: PublishClaim, short: Sequence[LoadedWindow], reason: str) -> list[int]:
         """Load windows again whose rows RAW no longer has; the publish waits. Returns the slices that are due again.
 
-        A window whose run has ended counts as not loaded from now on: the schedule, or `gaps`, sees it.
+        A window whose run has ended, or is finished with the partition, counts as not loaded from now on: the schedule,
+        or `gaps`, sees it. Raises LostOwnership.
         """
+        reason = journal_text(reason)
         with self._database.transaction() as transaction:
-            self._lock_waiting_runs(transaction, claim)
-            transaction.one("lock_partition", clean_table=claim.clean_table, partition=claim.partition)
-            due = []
-            for loaded in short:
-                row = transaction.one("reopen_slice_of_active_run", slice_id=loaded.slice_id, reason=reason)
-                if row is not None:
-                    transaction.run("reopen_run_partition", run_id=row.run_id, partition=row.partition)
-                    due.append(loaded.slice_id)
-                    continue
-                lost = transaction.one("lose_slice_of_ended_run", slice_id=loaded.slice_id, reason=reason)
-                if lost is not None:
-                    transaction.run(
-                        "uncover_window",
-                        clean_table=lost.clean_table,
-                        partition=lost.partition,
-                        window_from=lost.window_from,
-                        window_to=lost.window_to,
-                    )
+            transaction.all("lock_runs_of_slices", slice_ids=[loaded.slice_id for loaded in short])
             given_back = transaction.one(
                 "give_back_publish_if_running",
                 clean_table=claim.clean_table,
@@ -170,19 +158,38 @@ class PublishJournal:
                 refund=0,
                 delay_s=5.0,
                 error_kind="CountMismatch",
-                last_error=journal_text(reason),
+                last_error=reason,
             )
             if given_back is None:
                 raise LostOwnership(
                     f"the publish of partition {claim.partition} with token {claim.token} is no longer ours"
                 )
+            due = [loaded.slice_id for loaded in short if self._load_again(transaction, claim, loaded, reason)]
             transaction.run(
                 "end_publish_row",
                 publish_run_id=claim.publish_run_id,
                 status="error",
-                details=Json({"error": journal_text(reason)}),
+                details=journal_json({"error": reason}),
             )
             return due
+
+    @staticmethod
+    def _load_again(transaction: Transaction, claim: PublishClaim, loaded: LoadedWindow, reason: str) -> bool:
+        """Whether the slice was opened again; in any case its window is not loaded any more."""
+        reopened = transaction.one("reopen_slice_of_active_run", slice_id=loaded.slice_id, reason=reason)
+        row = reopened or transaction.one("lose_slice_if_done", slice_id=loaded.slice_id, reason=reason)
+        if row is None:
+            return False
+        counted = "reopen_run_partition" if reopened else "count_lost_slice"
+        transaction.run(counted, run_id=row.run_id, partition=row.partition)
+        transaction.run(
+            "uncover_window",
+            clean_table=claim.clean_table,
+            partition=claim.partition,
+            window_from=loaded.window.start,
+            window_to=loaded.window.end,
+        )
+        return reopened is not None
 
     def give_back(self, claim: PublishClaim, error: BaseException, *, delay_s: float, refund: bool) -> None:
         """running → due, not before ``delay_s`` from now; ``refund`` where a service could not be reached."""
@@ -225,7 +232,7 @@ class PublishJournal:
         for candidate in spent:
             with self._database.transaction() as transaction:
                 key = {"clean_table": candidate.clean_table, "partition": candidate.partition}
-                runs = sorted_run_ids(transaction.all("lock_runs_waiting_for_partition", **key))
+                runs = transaction.all("lock_runs_waiting_for_partition", **key)
                 if transaction.one("fail_spent_publish", **key, max_attempts=max_attempts) is None:
                     continue
                 transaction.run("fail_run_partitions_wanting", **key)
@@ -233,30 +240,34 @@ class PublishJournal:
         return transitions
 
     def offer_owed(self, clean_table: str) -> list[tuple[str, int]]:
-        """What is loaded and not published becomes due where the cadence says so; the (CLEAN table, partition) due now."""
+        """What is loaded and not published becomes due as the cadence says; the (CLEAN table, partition) due now."""
         with self._database.transaction() as transaction:
             owed = transaction.all("owed_partitions", clean_table=clean_table)
         due = []
         for row in owed:
             with self._database.transaction() as transaction:
-                if offer_publish(transaction, self._cadence, None, row.clean_table, row.partition, 1):
+                if offer_owed_publish(transaction, self._cadence, row.clean_table, row.partition):
                     due.append((row.clean_table, row.partition))
         return due
 
     def settle_waiting(self, clean_table: str) -> list[Transition]:
-        """Close what runs are finished with and offer what they wait for, where a transition did not (a journal restored, an upgrade)."""
+        """Close what runs are finished with and offer what they wait for, where no transition did.
+
+        That happens where a journal was restored, or after an upgrade.
+        """
         with self._database.transaction() as transaction:
             unsettled = transaction.all("unsettled_run_partitions", clean_table=clean_table)
             unoffered = transaction.all("unoffered_run_partitions", clean_table=clean_table)
         transitions: list[Transition] = []
         for row in unsettled:
             with self._database.transaction() as transaction:
-                if transaction.one("lock_active_run", run_id=row.run_id) is not None:
-                    transitions += self._settle(transaction, [int(row.run_id)], row.partition)
+                run = transaction.one("lock_active_run", run_id=row.run_id)
+                if run is not None:
+                    transitions += self._settle(transaction, [run], row.partition)
         for row in unoffered:
             with self._database.transaction() as transaction:
                 if transaction.one("lock_active_run", run_id=row.run_id) is not None:
-                    offer_publish(transaction, self._cadence, int(row.run_id), row.clean_table, row.partition, 0)
+                    offer_publish(transaction, self._cadence, row.clean_table, row.partition, int(row.run_id), 0)
         return transitions
 
     def _end_row(self, transaction: Transaction, claim: PublishClaim, error: BaseException) -> None:
@@ -264,26 +275,28 @@ class PublishJournal:
             "end_publish_row",
             publish_run_id=claim.publish_run_id,
             status="error",
-            details=Json({"error": journal_text(f"{type(error).__name__}: {error}")}),
+            details=journal_json({"error": f"{type(error).__name__}: {error}"}),
         )
 
     @staticmethod
-    def _lock_waiting_runs(transaction: Transaction, claim: PublishClaim) -> list[int]:
-        return sorted_run_ids(
-            transaction.all("lock_runs_waiting_for_partition", clean_table=claim.clean_table, partition=claim.partition)
+    def _lock_waiting_runs(transaction: Transaction, claim: PublishClaim) -> list[Any]:
+        return transaction.all(
+            "lock_runs_waiting_for_partition", clean_table=claim.clean_table, partition=claim.partition
         )
 
     def _offer_again(self, transaction: Transaction, claim: PublishClaim) -> None:
         """Loads that ended while this publish ran: due again where a run waits for them, else as the cadence says."""
         key = {"clean_table": claim.clean_table, "partition": claim.partition}
         for waiting in transaction.all("runs_wanting_publish", **key):
-            offer_publish(transaction, self._cadence, int(waiting.id), claim.clean_table, claim.partition, 0)
-        offer_publish(transaction, self._cadence, None, claim.clean_table, claim.partition, 1)
+            offer_publish(transaction, self._cadence, claim.clean_table, claim.partition, int(waiting.id), 0)
+        offer_owed_publish(transaction, self._cadence, claim.clean_table, claim.partition)
 
     @staticmethod
-    def _settle(transaction: Transaction, run_ids: Sequence[int], partition: int) -> list[Transition]:
+    def _settle(transaction: Transaction, runs: Sequence[Any], partition: int) -> list[Transition]:
         transitions = []
-        for run_id in run_ids:
-            released, finalize = settle_partition(transaction, run_id, partition)
-            transitions.append(Transition(run_id, partition, released_partitions=released, finalize_due=finalize))
+        for run in runs:
+            released, finalize = settle_partition(transaction, int(run.id), partition)
+            transitions.append(
+                Transition(int(run.id), partition, run.manual, released_partitions=released, finalize_due=finalize)
+            )
         return transitions

@@ -25,7 +25,7 @@ def quote_identifier(name: str) -> str:
 
 
 def split_table_name(table: str) -> tuple[str, str]:
-    """Schema (``public`` when none is named) and base name of ``JOURNAL_TABLE``; raises ConfigError for anything else."""
+    """Schema (``public`` when none is named) and base name of ``JOURNAL_TABLE``; else raises ConfigError."""
     parts = table.split(".")
     if len(parts) == 1:
         parts = ["public", *parts]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from psycopg2.extras import Json
-
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.text import journal_json, journal_text
 from etl_tasks.core.records import NewRun, PlannedRun
 from etl_tasks.core.slicing import earliest_hole_watermark
 from etl_tasks.core.states import RunStatus
@@ -47,7 +46,7 @@ class RunJournal:
     def plan(self, new: NewRun, partitions_in_flight: int) -> PlannedRun:
         """Write the run, its partitions and all its slices in one transaction and release the first partitions.
 
-        A run without slices ends here, ``ok``. If the process has an active run, a ``skipped`` row is written that says so.
+        A run without slices ends here, ``ok``. If the process has an active run, a ``skipped`` row says so.
         """
         plan = new.plan
         with self._database.transaction() as transaction:
@@ -58,7 +57,7 @@ class RunJournal:
                 since=plan.since,
                 until=new.asked_until,
                 covered_until=plan.until,
-                details=Json(dict(new.details)),
+                details=journal_json(new.details),
                 task_id=new.task_id,
                 clean_table=new.clean_table,
                 manual=new.manual,
@@ -114,7 +113,7 @@ class RunJournal:
             transaction.run("heartbeat_run", run_id=run_id, progress=progress)
 
     def finalize(self, run_id: int) -> str | None:
-        """End the run if nothing of it is open: status and watermark in one transaction. None when it is not to be ended."""
+        """End the run if nothing of it is open: status and watermark in one transaction. None: not to be ended."""
         with self._database.transaction() as transaction:
             run = transaction.one("lock_active_run", run_id=run_id)
             if run is None or run.clean_table is None or run.open_partitions > 0:
@@ -122,7 +121,7 @@ class RunJournal:
             return end_run(transaction, run_id, run=run)
 
     def abort(self, run_id: int, reason: str) -> str | None:
-        """End an active run as ``error``: its open slices become errors, what it had loaded is owed. None when it has ended."""
+        """End an active run as ``error``: open slices become errors, what it had loaded is owed. None: it has ended."""
         with self._database.transaction() as transaction:
             run = transaction.one("lock_active_run", run_id=run_id)
             if run is None:
@@ -179,9 +178,10 @@ def end_run(
     run = run or transaction.one("lock_active_run", run_id=run_id)
     holes = [Window(row.window_from, row.window_to) for row in transaction.all("holes_of_run", run_id=run_id)]
     if status is RunStatus.ERROR:
-        # An aborted run waits for no publish any more; what it had loaded must not be forgotten (partitions before slices).
+        # An aborted run waits for no publish any more; what it had loaded must not be forgotten.
+        # Partitions are locked before slices.
         transaction.run("owe_publishes_of_run", run_id=run_id)
-    transaction.run("abandon_open_slices", run_id=run_id, reason=reason or "the run ended")
+    transaction.run("abandon_open_slices", run_id=run_id, reason=journal_text(reason or "the run ended"))
     transaction.run("close_partitions_of_run", run_id=run_id)
     outcome = transaction.one("outcome_of_run", run_id=run_id)
     if status is None:
@@ -195,7 +195,9 @@ def end_run(
     if run.since is not None and run.covered_until is not None and run.clean_table is not None:
         current = watermark_of(transaction, run.process_name)
         watermark = earliest_hole_watermark(run.since, run.covered_until, run.shift_min, holes, current)
-    transaction.run("end_run_if_active", run_id=run_id, status=status, watermark=watermark, details=Json(details))
+    transaction.run(
+        "end_run_if_active", run_id=run_id, status=status, watermark=watermark, details=journal_json(details)
+    )
     return str(status)
 
 
@@ -227,11 +229,9 @@ def _refuse(
         task_id=task_id,
         since=since,
         until=until,
-        details=Json({"reason": reason}),
+        details=journal_json({"reason": reason}),
     )
+    if row is None and task_id is not None:
+        # The task was delivered twice at once, and the other delivery has said it.
+        row = transaction.one("run_of_task", task_id=task_id)
     return int(row.id) if row is not None else 0
-
-
-def sorted_run_ids(rows: Sequence[Any]) -> list[int]:
-    """Run ids in the one order in which runs are locked."""
-    return sorted({int(row.id) for row in rows})

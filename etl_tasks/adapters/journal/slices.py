@@ -6,24 +6,15 @@ Lock order everywhere: run, then partition, then slice, then the run's partition
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-
-from psycopg2.extras import Json
+from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.offers import offer_publish, settle_partition
+from etl_tasks.adapters.journal.text import journal_json, journal_key, journal_text
+from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.records import Reject, SliceClaim, SliceResult, Transition
-from etl_tasks.adapters.journal.runs import release_partitions
-from etl_tasks.core.cadence import CadenceRules, PartitionLoad, publish_due
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import LostOwnership
-
-# Of an error's text; the journal is for reading.
-_ERROR_CHARACTERS = 4000
-
-
-def journal_text(text: str) -> str:
-    """``text`` as PostgreSQL can hold it: zero bytes visible, bounded."""
-    return text.replace("\x00", "\\0")[:_ERROR_CHARACTERS]
 
 
 class SliceJournal:
@@ -49,6 +40,7 @@ class SliceJournal:
     def claim(self, slice_id: int, *, worker: str, lease_s: float, max_attempts: int) -> SliceClaim | None:
         """The slice for one attempt, or None: a duplicate, a live holder, an ended run, or its attempts are spent."""
         with self._database.transaction() as transaction:
+            transaction.run("touch_run_of_slice", slice_id=slice_id)
             transaction.run("lock_partition_of_slice", slice_id=slice_id)
             row = transaction.one(
                 "claim_slice", slice_id=slice_id, worker=worker, lease_s=lease_s, max_attempts=max_attempts
@@ -57,7 +49,6 @@ class SliceJournal:
                 # Refused only because another lane reads the same instants: the sweeper offers it again in a moment.
                 transaction.run("defer_slice_if_planned", slice_id=slice_id, delay_s=5.0)
                 return None
-        self._mark_running(int(row.run_id))
         return SliceClaim(
             slice_id=int(row.slice_id),
             run_id=int(row.run_id),
@@ -101,14 +92,14 @@ class SliceJournal:
             raise LostOwnership(f"slice {claim.slice_id} attempt {claim.attempt} is no longer ours")
 
     def record_rejects(self, claim: SliceClaim, rejects: Sequence[Reject]) -> int:
-        """Write the rejects (once a run, however often the slice is tried); the distinct rows that the run has rejected so far."""
+        """Write the rejects, once a run however often the slice is tried; the rows the run has rejected so far."""
         with self._database.transaction() as transaction:
             transaction.run("lock_rejects_of_run", run_id=claim.run_id)
             for reject in rejects:
                 transaction.run(
                     "insert_reject",
                     run_id=claim.run_id,
-                    row_key=journal_text(reject.row_key),
+                    row_key=journal_key(reject.row_key),
                     column_name=reject.column,
                     slice_id=claim.slice_id,
                     value=journal_text(reject.value),
@@ -117,9 +108,12 @@ class SliceJournal:
             return int(transaction.one("rejected_rows_of_run", run_id=claim.run_id).rejected_rows)
 
     def finish(self, claim: SliceClaim, result: SliceResult) -> Transition:
-        """running → done: generation, coverage, open count and what becomes due, in one transaction. Raises LostOwnership."""
+        """running → done: generation, coverage, open count and what becomes due, in one transaction.
+
+        Raises LostOwnership.
+        """
         with self._database.transaction() as transaction:
-            self._own_run(transaction, claim)
+            run = self._own_run(transaction, claim)
             transaction.one("lock_partition", clean_table=claim.clean_table, partition=claim.partition)
             generation = transaction.one(
                 "load_partition",
@@ -138,16 +132,16 @@ class SliceJournal:
                 rows_inserted=result.rows_inserted,
                 rows_distinct=result.rows_distinct,
                 rows_rejected=result.rows_rejected,
-                timings_ms=Json(dict(result.timings_ms)),
+                timings_ms=journal_json(result.timings_ms),
             )
             if row is None:
                 raise LostOwnership(f"slice {claim.slice_id} attempt {claim.attempt} is no longer ours")
-            return self._close(transaction, claim.run_id, claim.clean_table, claim.partition, generation=generation)
+            return self._close(transaction, run, claim.partition, generation=generation)
 
     def split(self, claim: SliceClaim, halves: tuple[Window, Window], error: Exception, reason: str) -> Transition:
         """running → split, its two halves planned and due. Raises LostOwnership."""
         with self._database.transaction() as transaction:
-            self._own_run(transaction, claim)
+            run = self._own_run(transaction, claim)
             row = transaction.one(
                 "split_slice_if_running",
                 slice_id=claim.slice_id,
@@ -165,12 +159,13 @@ class SliceJournal:
                 )
                 for half in halves
             ]
-            return self._close(transaction, claim.run_id, claim.clean_table, claim.partition, children=children)
+            return self._close(transaction, run, claim.partition, children=children)
 
     def fail(self, claim: SliceClaim, error: Exception, reason: str, rows_rejected: int | None = None) -> Transition:
         """running → error: the other slices and partitions go on. Raises LostOwnership."""
         with self._database.transaction() as transaction:
-            self._own_run(transaction, claim)
+            run = self._own_run(transaction, claim)
+            transaction.one("lock_partition", clean_table=claim.clean_table, partition=claim.partition)
             row = transaction.one(
                 "fail_slice_if_running",
                 slice_id=claim.slice_id,
@@ -181,10 +176,10 @@ class SliceJournal:
             )
             if row is None:
                 raise LostOwnership(f"slice {claim.slice_id} attempt {claim.attempt} is no longer ours")
-            return self._close(transaction, claim.run_id, claim.clean_table, claim.partition, failed=1)
+            return self._close(transaction, run, claim.partition, failed=1)
 
     def give_back(self, claim: SliceClaim, error: BaseException, reason: str, *, delay_s: float, refund: bool) -> None:
-        """running → planned, due after ``delay_s``; ``refund`` where the slice is not at fault. Raises LostOwnership."""
+        """running → planned, due after ``delay_s``; ``refund``: not the slice's fault. Raises LostOwnership."""
         with self._database.transaction() as transaction:
             row = transaction.one(
                 "give_back_slice_if_running",
@@ -207,37 +202,33 @@ class SliceJournal:
         transitions = []
         for candidate in spent:
             with self._database.transaction() as transaction:
-                if transaction.one("lock_active_run", run_id=candidate.run_id) is None:
+                run = transaction.one("lock_active_run", run_id=candidate.run_id)
+                if run is None:
                     continue
-                row = transaction.one("fail_spent_slice", slice_id=candidate.id, max_attempts=max_attempts)
-                if row is not None:
-                    transitions.append(
-                        self._close(transaction, int(row.run_id), row.clean_table, row.partition, failed=1)
-                    )
+                transaction.one("lock_partition", clean_table=candidate.clean_table, partition=candidate.partition)
+                if transaction.one("fail_spent_slice", slice_id=candidate.id, max_attempts=max_attempts) is not None:
+                    transitions.append(self._close(transaction, run, candidate.partition, failed=1))
         return transitions
 
-    def _mark_running(self, run_id: int) -> None:
-        with self._database.transaction() as transaction:
-            transaction.run("mark_run_running", run_id=run_id)
-            transaction.run("heartbeat_run", run_id=run_id, progress=False)
-
     @staticmethod
-    def _own_run(transaction: Transaction, claim: SliceClaim) -> None:
-        if transaction.one("lock_active_run", run_id=claim.run_id) is None:
+    def _own_run(transaction: Transaction, claim: SliceClaim) -> Any:
+        run = transaction.one("lock_active_run", run_id=claim.run_id)
+        if run is None:
             raise LostOwnership(f"run {claim.run_id} has ended; slice {claim.slice_id} is nobody's any more")
+        return run
 
     def _close(
         self,
         transaction: Transaction,
-        run_id: int,
-        clean_table: str,
+        run: Any,
         partition: int,
         *,
         generation: int | None = None,
         children: Sequence[int] = (),
         failed: int = 0,
     ) -> Transition:
-        """Take one slice off the run's partition; the run is locked by the caller."""
+        """Take one slice off the run's partition; the caller has locked the run, and without children the partition."""
+        run_id = int(run.id)
         counts = transaction.one(
             "close_slice_of_run_partition",
             run_id=run_id,
@@ -249,63 +240,15 @@ class SliceJournal:
         transaction.run("progress_run", run_id=run_id)
         now_due = False
         if not children:
-            now_due = offer_publish(transaction, self._cadence, run_id, clean_table, partition, counts.open_slices)
+            now_due = offer_publish(transaction, self._cadence, run.clean_table, partition, run_id, counts.open_slices)
         settled = settle_partition(transaction, run_id, partition)
         return Transition(
             run_id=run_id,
             partition=partition,
+            manual=run.manual,
             publish_due=now_due,
             released_partitions=settled[0],
             finalize_due=settled[1],
             children=tuple(children),
             open_slices=int(counts.open_slices),
         )
-
-
-def offer_publish(
-    transaction: Transaction,
-    cadence: CadenceRules,
-    run_id: int | None,
-    clean_table: str,
-    partition: int,
-    open_slices: int,
-) -> bool:
-    """Make the partition's publish due if the cadence says so; whether it may start at once.
-
-    ``run_id`` None asks for what is owed across runs, as the schedule would in between (its open slices count as some).
-    """
-    row = transaction.one("lock_partition", clean_table=clean_table, partition=partition)
-    if row is None or row.loaded_gen <= row.published_gen:
-        return False
-    scheduled, publish_at_end = True, cadence.always_at_end
-    if run_id is not None:
-        run = transaction.one("lock_active_run", run_id=run_id)
-        scheduled, publish_at_end = not run.manual, run.publish_at_end
-    if open_slices == 0 and not publish_at_end:
-        open_slices = 1
-    steps = (
-        transaction.one("unpublished_steps", clean_table=clean_table, partition=partition).steps
-        if cadence.every_slices
-        else 0
-    )
-    load = PartitionLoad(
-        first_unpublished_at=row.first_unpublished_at,
-        steps_unpublished=int(steps),
-        open_slices=open_slices,
-        last_published_at=row.last_published_at,
-        last_duration_s=row.last_duration_ms / 1000 if row.last_duration_ms is not None else None,
-        scheduled=scheduled,
-    )
-    moment = publish_due(load, cadence, transaction.now())
-    if moment is None:
-        return False
-    due = transaction.one("publish_becomes_due", clean_table=clean_table, partition=partition, not_before=moment)
-    return due is not None and moment <= transaction.now() + timedelta(milliseconds=1)
-
-
-def settle_partition(transaction: Transaction, run_id: int, partition: int) -> tuple[list[int], bool]:
-    """If the run is finished with the partition: close it, release the next ones, and say whether the run may be finalized."""
-    if transaction.one("finish_run_partition_if_settled", run_id=run_id, partition=partition) is None:
-        return [], False
-    left = transaction.one("close_partition_of_run", run_id=run_id).open_partitions
-    return release_partitions(transaction, run_id, 1), left == 0

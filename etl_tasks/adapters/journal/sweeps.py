@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.lock import SweepLock
 from etl_tasks.adapters.journal.publishes import PublishJournal
-from etl_tasks.core.records import DueSlice, EndedRun, SanitizeRules, Transition
 from etl_tasks.adapters.journal.runs import end_run
-from etl_tasks.adapters.journal.slices import SliceJournal
+from etl_tasks.core.records import DueSlice, EndedRun, SanitizeRules, Transition
 from etl_tasks.core.states import RunStatus
 
 _PRUNE_BATCH_RUNS = 100
@@ -18,58 +19,50 @@ _PRUNE_BATCH_RUNS = 100
 class SweepJournal:
     """Questions and transitions of the sweeper and of ``sanitize_stale``."""
 
-    def __init__(self, database: Database, clean_table: str, slices: SliceJournal, publishes: PublishJournal) -> None:
+    def __init__(self, database: Database, clean_table: str, publishes: PublishJournal) -> None:
         self._database = database
         self._clean_table = clean_table
-        self._slices = slices
         self._publishes = publishes
 
     @contextmanager
     def try_lock(self) -> Iterator[bool]:
-        """Whether this is the only sweep right now; the lock is the session's and is released at the end of the block."""
-        with self._database.transaction() as transaction:
-            held = bool(transaction.one("try_sweep_lock", name=self._clean_table).held)
-        try:
-            yield held
-        finally:
-            if held:
-                with self._database.transaction() as transaction:
-                    transaction.one("release_sweep_lock", name=self._clean_table)
+        """Whether this is the only sweep right now; the lock is released at the end of the block."""
+        with SweepLock(self._database.config, self._clean_table) as lock:
+            yield lock.acquired
 
     def sanitize_stale(self, rules: SanitizeRules, process_name: str | None = None) -> list[EndedRun]:
-        """planned past its TTL → skipped; running with a dead heartbeat and no live lease, or past the hard TTL → error."""
-        ended = []
-        with self._database.transaction() as transaction:
-            planned = transaction.all("stale_planned_runs", process_name=process_name, ttl_min=rules.planned_ttl_min)
-            running = transaction.all(
-                "stale_running_runs",
-                process_name=process_name,
-                heartbeat_ttl_min=rules.heartbeat_ttl_min,
-                hard_ttl_min=rules.hard_ttl_min,
-            )
-        for row in planned:
-            reason = f"planned and not taken up for {rules.planned_ttl_min} minutes (SANITIZE_PLANNED_TTL_MIN)"
-            ended += self._end(row.id, row.process_name, RunStatus.SKIPPED, reason)
-        for row in running:
-            reason = (
-                f"no heartbeat since {row.heartbeat_at:%Y-%m-%dT%H:%M:%SZ} and no live lease (SANITIZE_HEARTBEAT_TTL_MIN="
+        """planned past its TTL → skipped; running without heartbeat and live lease, or past the hard TTL → error."""
+        ended = self._end_each(
+            "stale_planned_runs",
+            {"process_name": process_name, "ttl_min": rules.planned_ttl_min},
+            RunStatus.SKIPPED,
+            lambda _: f"planned and not taken up for {rules.planned_ttl_min} minutes (SANITIZE_PLANNED_TTL_MIN)",
+        )
+        return ended + self._end_each(
+            "stale_running_runs",
+            {
+                "process_name": process_name,
+                "heartbeat_ttl_min": rules.heartbeat_ttl_min,
+                "hard_ttl_min": rules.hard_ttl_min,
+            },
+            RunStatus.ERROR,
+            lambda row: (
+                f"no heartbeat since {row.alive_at:%Y-%m-%dT%H:%M:%SZ} and no live lease (SANITIZE_HEARTBEAT_TTL_MIN="
                 f"{rules.heartbeat_ttl_min}), or older than SANITIZE_HARD_TTL_MIN={rules.hard_ttl_min}"
-            )
-            ended += self._end(row.id, row.process_name, RunStatus.ERROR, reason)
-        return ended
+            ),
+        )
 
     def end_runs_without_progress(self, patience_s: float) -> list[EndedRun]:
         """Runs that moved nothing for ``SOURCE_PATIENCE_S`` end as error."""
-        with self._database.transaction() as transaction:
-            stuck = transaction.all("runs_without_progress", clean_table=self._clean_table, patience_s=patience_s)
-        ended = []
-        for row in stuck:
-            reason = (
-                f"no progress for {patience_s:g} s (SOURCE_PATIENCE_S): the source, ClickHouse or every worker was away; "
-                "see the slices' last errors, then: python -m etl_tasks resume " + str(row.id)
-            )
-            ended += self._end(row.id, row.process_name, RunStatus.ERROR, reason)
-        return ended
+        return self._end_each(
+            "runs_without_progress",
+            {"clean_table": self._clean_table, "patience_s": patience_s},
+            RunStatus.ERROR,
+            lambda row: (
+                f"no progress for {patience_s:g} s (SOURCE_PATIENCE_S): the source, ClickHouse or every worker was "
+                f"away; see the slices' last errors, then: python -m etl_tasks resume {row.id}"
+            ),
+        )
 
     def heartbeat_active_runs(self) -> list[int]:
         """Somebody takes care of every active run; their ids."""
@@ -129,7 +122,7 @@ class SweepJournal:
             transaction.run("mark_publish_sent", clean_table=clean_table, partition=partition)
 
     def prune(self, retention_days: int) -> int:
-        """Drop ended runs past ``JOURNAL_RETENTION_DAYS`` in batches (0: keep all); the number dropped. Coverage stays."""
+        """Drop ended runs past ``JOURNAL_RETENTION_DAYS`` in batches (0: keep all); how many. Coverage stays."""
         pruned = 0
         while retention_days > 0:
             with self._database.transaction() as transaction:
@@ -148,13 +141,23 @@ class SweepJournal:
                 break
         return pruned
 
-    def _end(self, run_id: int, process_name: str, status: RunStatus, reason: str) -> list[EndedRun]:
+    def _end_each(
+        self, question: str, parameters: dict[str, Any], status: RunStatus, reason_of: Callable[[Any], str]
+    ) -> list[EndedRun]:
+        """End every run that ``question`` names, asked of each again under its lock: it may have come to life since."""
         with self._database.transaction() as transaction:
-            run = transaction.one("lock_active_run", run_id=run_id)
-            if run is None:
-                return []
-            end_run(transaction, int(run_id), run=run, status=status, reason=reason)
-        return [EndedRun(int(run_id), process_name, str(status), reason)]
+            candidates = transaction.all(question, **parameters, run_id=None)
+        ended = []
+        for candidate in candidates:
+            with self._database.transaction() as transaction:
+                run = transaction.one("lock_active_run", run_id=candidate.id)
+                row = transaction.one(question, **parameters, run_id=candidate.id)
+                if run is None or row is None:
+                    continue
+                reason = reason_of(row)
+                end_run(transaction, int(run.id), run=run, status=status, reason=reason)
+            ended.append(EndedRun(int(run.id), run.process_name, str(status), reason))
+        return ended
 
 
 def _prune(transaction: Transaction, run_ids: Sequence[int]) -> None:

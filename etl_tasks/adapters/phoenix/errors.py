@@ -132,7 +132,8 @@ HTTP_STATUS: Final[Mapping[int, tuple[type[EtlError], str]]] = {
     503: (GatewayRefused, _GATEWAY),
     504: (GatewayRefused, _GATEWAY),
 }
-"""Status of an answer that is not Avatica's own. Avatica sends its errors with 500 and a protobuf body."""
+"""Status of an answer that is not Avatica's own. Avatica sends its errors with 500 and a protobuf body; a Query Server
+without heap sends 500 with a page of HTML (seen with -Xmx120m)."""
 
 TRANSPORT_RULES: Final[tuple[Rule, ...]] = (
     Rule((requests.exceptions.ConnectTimeout,), Unreachable, "no connection within the time-out"),

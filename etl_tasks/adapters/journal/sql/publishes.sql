@@ -14,17 +14,26 @@ WHERE clean_table = %(clean_table)s AND partition = %(partition)s
 RETURNING loaded_gen;
 
 -- name: unpublished_steps
--- Steps loaded since the published generation, across runs.
+-- Steps loaded since the published generation, across runs; not those of a run by hand that goes on: it publishes at its end.
 SELECT count(DISTINCT (s.run_id, s.step)) AS steps FROM public.inc_processing_slices s
 JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
-WHERE s.clean_table = %(clean_table)s AND s.partition = %(partition)s AND s.state = 'done' AND s.generation > p.published_gen;
+JOIN public.inc_processing r ON r.id = s.run_id
+WHERE s.clean_table = %(clean_table)s AND s.partition = %(partition)s AND s.state = 'done' AND s.generation > p.published_gen
+  AND NOT (r.manual AND r.ts_end IS NULL);
+
+-- name: open_slices_of_partition
+-- What active runs of any lane have still to load into the partition.
+SELECT coalesce(sum(rp.open_slices), 0) AS open_slices FROM public.inc_processing_run_partitions rp
+JOIN public.inc_processing r ON r.id = rp.run_id
+WHERE rp.partition = %(partition)s AND rp.state <> 'done' AND r.clean_table = %(clean_table)s AND r.ts_end IS NULL;
 
 -- name: publish_becomes_due
--- idle or error -> due, not before the moment given; a due one keeps the earlier moment.
+-- idle or error -> due, not before the moment given; a due one keeps the earlier moment, or its back-off after a failure.
 UPDATE public.inc_processing_partitions
 SET publish_state = 'due', spent = CASE WHEN publish_state = 'due' THEN spent ELSE 0 END,
     enqueued_at = CASE WHEN publish_state = 'due' THEN enqueued_at END,
-    not_before = CASE WHEN publish_state = 'due' THEN least(not_before, %(not_before)s) ELSE %(not_before)s END
+    not_before = CASE WHEN publish_state <> 'due' THEN %(not_before)s WHEN spent > 0 THEN not_before
+        ELSE least(not_before, %(not_before)s) END
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_state IN ('idle', 'due', 'error')
   AND (loaded_gen > published_gen OR rebuild)
 RETURNING not_before <= clock_timestamp() AS now_due;
@@ -93,7 +102,7 @@ WHERE id = %(publish_run_id)s AND ts_end IS NULL;
 
 -- name: lock_runs_waiting_for_partition
 -- Active runs that are not finished with the partition, locked in one order.
-SELECT r.id FROM public.inc_processing r
+SELECT r.id, r.manual FROM public.inc_processing r
 WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND r.status IN ('planned', 'running')
   AND EXISTS (SELECT 1 FROM public.inc_processing_run_partitions rp
               WHERE rp.run_id = r.id AND rp.partition = %(partition)s AND rp.state <> 'done')
@@ -164,29 +173,42 @@ WHERE r.id = rp.run_id AND r.ts_end IS NULL AND r.clean_table = %(clean_table)s 
   AND rp.state <> 'done' AND rp.open_slices = 0
 RETURNING rp.run_id;
 
+-- name: lock_runs_of_slices
+-- Active runs whose slices may be opened again, locked in one order.
+SELECT r.id FROM public.inc_processing r
+WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running')
+  AND r.id IN (SELECT run_id FROM public.inc_processing_slices WHERE id = ANY (%(slice_ids)s::bigint[]))
+ORDER BY r.id
+FOR NO KEY UPDATE;
+
 -- name: reopen_slice_of_active_run
--- A window whose rows RAW no longer has: load it again.
+-- A window whose rows RAW no longer has, of a run that still waits for the partition: load it again.
 UPDATE public.inc_processing_slices s
 SET state = 'planned', generation = NULL, enqueued_at = NULL, not_before = NULL, finished_at = NULL,
     error_kind = 'CountMismatch', last_error = %(reason)s
-FROM public.inc_processing r
+FROM public.inc_processing r, public.inc_processing_run_partitions rp
 WHERE s.id = %(slice_id)s AND s.state = 'done' AND r.id = s.run_id AND r.ts_end IS NULL
+  AND rp.run_id = s.run_id AND rp.partition = s.partition AND rp.state <> 'done'
 RETURNING s.run_id, s.partition;
 
 -- name: reopen_run_partition
 -- Its run waits for it again.
 UPDATE public.inc_processing_run_partitions SET open_slices = open_slices + 1, state = 'loading'
-WHERE run_id = %(run_id)s AND partition = %(partition)s AND state <> 'done'
-RETURNING open_slices;
+WHERE run_id = %(run_id)s AND partition = %(partition)s;
 
--- name: lose_slice_of_ended_run
--- A window whose rows RAW no longer has and whose run has ended: it counts as not loaded again.
+-- name: lose_slice_if_done
+-- A window whose rows RAW no longer has, and whose run has ended or is finished with the partition: not loaded after all.
 UPDATE public.inc_processing_slices SET state = 'error', generation = NULL, error_kind = 'CountMismatch', last_error = %(reason)s
 WHERE id = %(slice_id)s AND state = 'done'
-RETURNING clean_table, partition, window_from, window_to;
+RETURNING run_id, partition;
+
+-- name: count_lost_slice
+-- Its run, if it goes on, will not end ok.
+UPDATE public.inc_processing_run_partitions SET failed_slices = failed_slices + 1
+WHERE run_id = %(run_id)s AND partition = %(partition)s;
 
 -- name: uncover_window
--- Taken out of the coverage, so that the schedule and `gaps` see it.
+-- Taken out of the coverage, so that the watermark, the schedule and `gaps` see it until it is loaded again.
 UPDATE public.inc_processing_partitions
 SET loaded = loaded - tstzmultirange(tstzrange(%(window_from)s, %(window_to)s))
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s;
@@ -216,10 +238,8 @@ ORDER BY partition;
 -- name: loaded_windows
 -- Coverage between two moments of the source's time.
 SELECT greatest(lower(r), %(window_from)s) AS window_from, least(upper(r), %(window_to)s) AS window_to
-FROM public.inc_processing_partitions p CROSS JOIN LATERAL unnest(p.loaded * tstzmultirange(tstzrange(%(window_from)s, %(window_to)s))) AS r
+FROM public.inc_processing_partitions p
+CROSS JOIN LATERAL unnest(p.loaded * tstzmultirange(tstzrange(%(window_from)s, %(window_to)s))) AS r
 WHERE p.clean_table = %(clean_table)s AND p.partition BETWEEN %(first_partition)s AND %(last_partition)s
 ORDER BY 1;
 
--- name: fence_token
--- The newest token.
-SELECT token FROM public.inc_processing_fences WHERE clean_table = %(clean_table)s;

@@ -32,8 +32,14 @@ SELECT id, status, since, until FROM public.inc_processing
 WHERE process_name = %(process_name)s AND ts_end IS NULL AND status IN ('planned', 'running');
 
 -- name: watermark_of_process
--- Business time up to which the process is loaded without a gap; NULL before the first ok run.
-SELECT max(watermark) AS watermark FROM public.inc_processing WHERE process_name = %(process_name)s AND ts_end IS NOT NULL;
+-- Business time up to which the process is loaded without a gap; NULL before the first ok run. Of the rows that the old
+-- system left (no CLEAN table) only the last ok one counts: what its failed runs noted was not reached.
+SELECT greatest(
+    (SELECT max(watermark) FROM public.inc_processing
+     WHERE process_name = %(process_name)s AND ts_end IS NOT NULL AND clean_table IS NOT NULL),
+    (SELECT watermark FROM public.inc_processing
+     WHERE process_name = %(process_name)s AND clean_table IS NULL AND status = 'ok' AND watermark IS NOT NULL
+     ORDER BY ts_start DESC, id DESC LIMIT 1))::timestamptz AS watermark;
 
 -- name: mark_run_running
 -- planned -> running at its first dispatch or claim.
@@ -45,6 +51,10 @@ WHERE id = %(run_id)s AND ts_end IS NULL AND status = 'planned';
 SELECT id, process_name, since, until, covered_until, clean_table, manual, publish_at_end, shift_min, open_partitions, details
 FROM public.inc_processing WHERE id = %(run_id)s AND ts_end IS NULL AND status IN ('planned', 'running')
 FOR NO KEY UPDATE;
+
+-- name: lane_of_run
+-- What a run asks of the cadence. Never changes, so it needs no lock, and takes none after a partition's.
+SELECT manual, publish_at_end FROM public.inc_processing WHERE id = %(run_id)s;
 
 -- name: heartbeat_run
 -- At most one write in 10 s; progress counts as life, life alone is not progress.
@@ -59,9 +69,10 @@ UPDATE public.inc_processing SET heartbeat_at = clock_timestamp(), progress_at =
 WHERE id = %(run_id)s AND ts_end IS NULL;
 
 -- name: end_run_if_active
--- The end of a run, its watermark in the same write.
-UPDATE public.inc_processing SET status = %(status)s, ts_end = clock_timestamp(), watermark = %(watermark)s,
-    details = details || %(details)s
+-- The end of a run, its watermark in the same write; a row of the old system keeps what it has.
+UPDATE public.inc_processing SET status = %(status)s, ts_end = clock_timestamp(),
+    watermark = CASE WHEN clean_table IS NULL THEN watermark ELSE %(watermark)s END,
+    details = coalesce(details, '{}') || %(details)s
 WHERE id = %(run_id)s AND ts_end IS NULL
 RETURNING id;
 
@@ -87,9 +98,12 @@ FROM public.inc_processing_run_partitions WHERE run_id = %(run_id)s;
 
 -- name: abandon_open_slices
 -- Slices of a run that ends before they were done.
-UPDATE public.inc_processing_slices SET state = 'error', error_kind = 'RunEnded', finished_at = clock_timestamp(),
-    last_error = coalesce(last_error || E'\n', '') || %(reason)s
-WHERE run_id = %(run_id)s AND state IN ('planned', 'running');
+WITH locked AS (
+    SELECT id FROM public.inc_processing_slices
+    WHERE run_id = %(run_id)s AND state IN ('planned', 'running') ORDER BY id FOR NO KEY UPDATE)
+UPDATE public.inc_processing_slices s SET state = 'error', error_kind = 'RunEnded', finished_at = clock_timestamp(),
+    last_error = coalesce(s.last_error || E'\n', '') || %(reason)s
+FROM locked WHERE s.id = locked.id;
 
 -- name: close_partitions_of_run
 -- The partitions of a run that ends before they were done.
@@ -98,19 +112,16 @@ UPDATE public.inc_processing_run_partitions SET state = 'done', finished_at = cl
 WHERE run_id = %(run_id)s AND state <> 'done';
 
 -- name: owe_publishes_of_run
--- What an ended run had loaded and nobody has published yet becomes due.
-UPDATE public.inc_processing_partitions p SET publish_state = 'due', not_before = NULL, enqueued_at = NULL, spent = 0
-FROM public.inc_processing_run_partitions rp JOIN public.inc_processing r ON r.id = rp.run_id
-WHERE rp.run_id = %(run_id)s AND p.clean_table = r.clean_table AND p.partition = rp.partition
-  AND p.loaded_gen > p.published_gen AND p.publish_state IN ('idle', 'error');
-
--- name: try_sweep_lock
--- One sweep at a time.
-SELECT pg_try_advisory_lock(hashtextextended('sweep ' || %(name)s, 0)) AS held;
-
--- name: release_sweep_lock
--- The next may sweep.
-SELECT pg_advisory_unlock(hashtextextended('sweep ' || %(name)s, 0)) AS released;
+-- What an ended run had loaded and nobody has published yet becomes due; one that is published right now, its end offers again.
+WITH locked AS (
+    SELECT p.clean_table, p.partition FROM public.inc_processing_partitions p
+    JOIN public.inc_processing_run_partitions rp ON rp.partition = p.partition
+    JOIN public.inc_processing r ON r.id = rp.run_id AND r.clean_table = p.clean_table
+    WHERE rp.run_id = %(run_id)s AND p.loaded_gen > p.published_gen AND p.publish_state IN ('idle', 'error')
+    ORDER BY p.clean_table, p.partition FOR NO KEY UPDATE OF p)
+UPDATE public.inc_processing_partitions p
+SET publish_state = 'due', not_before = clock_timestamp(), enqueued_at = NULL, spent = 0
+FROM locked WHERE p.clean_table = locked.clean_table AND p.partition = locked.partition;
 
 -- name: unsettled_run_partitions
 -- Partitions a run is finished with and has not closed: a belt for the braces of finish and publish.
@@ -129,15 +140,17 @@ WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND r.publish_at_end 
   AND p.published_gen < rp.wanted_gen AND p.publish_state = 'idle';
 
 -- name: stale_planned_runs
--- Planned runs nobody took up within the TTL.
+-- Planned runs nobody took up within the TTL; asked of one run again when that is locked.
 SELECT id, process_name FROM public.inc_processing
 WHERE ts_end IS NULL AND status = 'planned' AND (%(process_name)s::text IS NULL OR process_name = %(process_name)s)
+  AND (%(run_id)s::bigint IS NULL OR id = %(run_id)s)
   AND greatest(ts_start, heartbeat_at) < clock_timestamp() - make_interval(mins => %(ttl_min)s);
 
 -- name: stale_running_runs
 -- Running runs whose heartbeat is dead and that hold no live lease, or that are older than the hard TTL (0: no hard TTL).
-SELECT r.id, r.process_name, r.ts_start, r.heartbeat_at FROM public.inc_processing r
+SELECT r.id, r.process_name, coalesce(r.heartbeat_at, r.ts_start) AS alive_at FROM public.inc_processing r
 WHERE r.ts_end IS NULL AND r.status = 'running' AND (%(process_name)s::text IS NULL OR r.process_name = %(process_name)s)
+  AND (%(run_id)s::bigint IS NULL OR r.id = %(run_id)s)
   AND ((coalesce(r.heartbeat_at, r.ts_start) < clock_timestamp() - make_interval(mins => %(heartbeat_ttl_min)s)
         AND NOT EXISTS (SELECT 1 FROM public.inc_processing_slices s
                         WHERE s.run_id = r.id AND s.state = 'running' AND s.lease_until >= clock_timestamp())
@@ -151,12 +164,17 @@ WHERE r.ts_end IS NULL AND r.status = 'running' AND (%(process_name)s::text IS N
 -- name: runs_without_progress
 -- Active loading runs that moved nothing for the patience, and that do not merely wait for a publish's turn.
 SELECT r.id, r.process_name, r.progress_at FROM public.inc_processing r
-WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s AND r.process_name NOT LIKE '%%:dedup'
+WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
+  AND r.process_name NOT LIKE '%%:dedup' AND (%(run_id)s::bigint IS NULL OR r.id = %(run_id)s)
   AND coalesce(r.progress_at, r.ts_start) < clock_timestamp() - make_interval(secs => %(patience_s)s)
   AND NOT EXISTS (SELECT 1 FROM public.inc_processing_run_partitions rp
                   JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
                   WHERE rp.run_id = r.id AND rp.state <> 'done'
-                    AND ((p.publish_state = 'due' AND p.not_before > clock_timestamp())
+                    AND ((p.publish_state = 'due' AND (p.not_before > clock_timestamp() OR EXISTS (
+                            -- One publish of a CLEAN table at a time: this one's turn comes when the other ends.
+                            SELECT 1 FROM public.inc_processing_partitions o
+                            WHERE o.clean_table = p.clean_table AND o.publish_state = 'running'
+                              AND o.lease_until >= clock_timestamp())))
                       OR (p.publish_state = 'running' AND p.lease_until >= clock_timestamp())));
 
 -- name: runs_to_finalize
@@ -178,7 +196,8 @@ WHERE r.clean_table = %(clean_table)s AND r.ts_end < clock_timestamp() - make_in
   AND r.id <> ALL (
       SELECT max(k.id) FROM public.inc_processing k WHERE k.status = 'ok' GROUP BY k.process_name)
   AND (r.watermark IS NULL OR r.watermark < (
-      SELECT max(k.watermark) FROM public.inc_processing k WHERE k.process_name = r.process_name AND k.id <> r.id))
+      SELECT max(k.watermark) FROM public.inc_processing k
+      WHERE k.process_name = r.process_name AND k.id <> r.id AND k.ts_end IS NOT NULL AND k.clean_table IS NOT NULL))
   AND NOT EXISTS (
       SELECT 1 FROM public.inc_processing_run_partitions rp
       JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition

@@ -27,7 +27,7 @@ RETURNING rp.partition;
 -- name: release_slices
 -- The slices of released partitions become due.
 UPDATE public.inc_processing_slices SET released_at = clock_timestamp()
-WHERE run_id = %(run_id)s AND partition = ANY (%(partitions)s) AND released_at IS NULL AND state = 'planned';
+WHERE run_id = %(run_id)s AND partition = ANY (%(partitions)s::integer[]) AND released_at IS NULL AND state = 'planned';
 
 -- name: unsent_slices
 -- Released slices of an active run that nobody has sent yet, in order of time.
@@ -38,9 +38,20 @@ WHERE s.run_id = %(run_id)s AND s.state = 'planned' AND s.released_at IS NOT NUL
 ORDER BY s.partition, s.window_from;
 
 -- name: mark_slices_sent
--- Believed to be in the queue from now on.
-UPDATE public.inc_processing_slices SET enqueued_at = clock_timestamp(), sends = sends + 1
-WHERE id = ANY (%(slice_ids)s) AND state IN ('planned', 'running');
+-- Believed to be in the queue from now on; locked in one order, as every other query that takes several slices.
+WITH locked AS (
+    SELECT id FROM public.inc_processing_slices
+    WHERE id = ANY (%(slice_ids)s::bigint[]) AND state IN ('planned', 'running') ORDER BY id FOR NO KEY UPDATE)
+UPDATE public.inc_processing_slices s SET enqueued_at = clock_timestamp(), sends = sends + 1
+FROM locked WHERE s.id = locked.id;
+
+-- name: touch_run_of_slice
+-- planned -> running at its first claim, and life at most once in 10 s; locks the run only when it writes.
+UPDATE public.inc_processing r SET status = 'running', heartbeat_at = clock_timestamp()
+FROM public.inc_processing_slices s
+WHERE s.id = %(slice_id)s AND s.released_at IS NOT NULL AND s.state IN ('planned', 'running')
+  AND r.id = s.run_id AND r.ts_end IS NULL AND r.status IN ('planned', 'running')
+  AND (r.status = 'planned' OR r.heartbeat_at IS NULL OR r.heartbeat_at < clock_timestamp() - interval '10 s');
 
 -- name: lock_partition_of_slice
 -- Claims of one partition come one after the other, so that no two read overlapping windows.
@@ -129,7 +140,7 @@ RETURNING id;
 
 -- name: spent_slices
 -- Slices of active runs whose attempts are spent and that nobody works on.
-SELECT s.id, s.run_id, s.attempt FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
+SELECT s.id, s.run_id, s.clean_table, s.partition, s.attempt FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
 WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND s.spent >= %(max_attempts)s
   AND (s.state = 'planned' OR (s.state = 'running' AND s.lease_until < clock_timestamp()))
   AND (%(slice_id)s::bigint IS NULL OR s.id = %(slice_id)s)
@@ -163,9 +174,11 @@ ORDER BY s.state DESC, s.enqueued_at NULLS FIRST, s.window_from
 LIMIT %(most)s;
 
 -- name: queue_beliefs
--- What ought to be in Redis: slices believed queued, and slices that a worker holds unacknowledged.
+-- What ought to be in Redis: slices believed queued, and slices and publishes that a worker holds unacknowledged.
 SELECT count(*) FILTER (WHERE s.state = 'planned' AND s.enqueued_at IS NOT NULL) AS queued,
-    count(*) FILTER (WHERE s.state = 'running' AND s.lease_until >= clock_timestamp()) AS running
+    count(*) FILTER (WHERE s.state = 'running' AND s.lease_until >= clock_timestamp())
+    + (SELECT count(*) FROM public.inc_processing_partitions p
+       WHERE p.clean_table = %(clean_table)s AND p.publish_state = 'running' AND p.lease_until >= clock_timestamp()) AS running
 FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
 WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND s.state IN ('planned', 'running') AND s.released_at IS NOT NULL;
 
