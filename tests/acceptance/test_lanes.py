@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 
 from devstack.dataset import DatasetSpec
 from devstack.deployment import ROOT, Deployment, iso, midnight, ms
@@ -49,7 +50,7 @@ def test_a_publish_while_the_other_lane_loads_the_same_day(deploy: Deploy) -> No
         "SELECT ts_start, ts_end FROM {j} WHERE process_name LIKE '%:dedup' ORDER BY ts_start"
     )
     assert len(publishes) >= 2
-    assert all(a.ts_end <= b.ts_start for a, b in zip(publishes, publishes[1:], strict=False)), "one publish at a time"
+    assert all(a.ts_end <= b.ts_start for a, b in pairwise(publishes)), "one publish at a time"
     # The change was made while both read: a third run brings what neither saw.
     deployment.cli("run", "--manual", "--since", iso(since), "--until", iso(until))
     assert deployment.assert_exact(since, until) == 1500
@@ -95,17 +96,17 @@ def test_beat_plans_and_flower_watches(deploy: Deploy) -> None:
             ("beat", "--schedule", str(deployment.scratch / "beat-schedule")),
             ("flower", f"--port={port}", "--address=127.0.0.1", "--basic_auth=watch:over"),
         ):
-            log = (deployment.scratch / f"{arguments[0]}.log").open("w")
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "celery", "-A", "etl_tasks", *arguments],
-                    cwd=ROOT,
-                    env=deployment.process_env,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
+            with (deployment.scratch / f"{arguments[0]}.log").open("w") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "celery", "-A", "etl_tasks", *arguments],
+                        cwd=ROOT,
+                        env=deployment.process_env,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
                 )
-            )
         run = deployment.wait_for_run(deployment.wait_for_new_run(before, timeout_s=100))
         assert run.status == "ok"
         assert run.details["from_watermark"] is True

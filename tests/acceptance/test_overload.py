@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_wide_windows_are_split_until_they_pass(deploy: Deploy, stack: Stack) ->
     done = [s for s in slices if s.state == "done"]
     assert len(done) == 1 + len(split)
     covered = [(s.window_from, s.window_to) for s in done]
-    assert all(left[1] == right[0] for left, right in zip(covered, covered[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in pairwise(covered))
     assert (covered[0][0], covered[-1][1]) == (day, day + timedelta(hours=4))
     assert deployment.assert_exact(day, day + timedelta(hours=4)) == 4 * DAY_ROWS // 24
 

@@ -107,10 +107,10 @@ def test_a_publish_from_another_host_leaves_no_key_twice(deploy: Deploy, stack_e
             1,
             ["acc_messages.no_such", "migrate"],
         ),
-        ({}, ("plan", "--since", SINCE, "--until", "2025-08-09T00:00:00"), 2, ["--since", "--until", "naive"]),
+        ({}, ("plan", "--since", SINCE, "--until", "2025-08-09T00:00:00"), 2, ["--since", "--until", "BUSINESS_TZ"]),
         ({}, ("plan", "--since", UNTIL, "--until", SINCE), 2, ["2025-08-09", "2025-08-08"]),
         ({}, ("plan", "--since", SINCE, "--until", SINCE), 2, ["2025-08-08"]),
-        ({}, ("plan", "--since", "yesterday", "--until", UNTIL), 2, ["yesterday", "2025-08-08T00:00:00Z"]),
+        ({}, ("plan", "--since", "yesterday", "--until", UNTIL), 2, ["yesterday", "2025-08-08T10:00:00Z"]),
         (
             {"STEP_MIN": "0", "CH_PORT": "seven"},
             ("plan", "--since", SINCE, "--until", UNTIL),

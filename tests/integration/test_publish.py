@@ -525,3 +525,20 @@ def test_a_shard_whose_replica_does_not_answer_is_named(world: World) -> None:
         target.replicas()
     target.close()
     assert world.target.replicas() == [str(host) for host in world.config.hosts]
+
+
+@pytest.mark.parametrize("stage", ["attach_clean", "insert_dedup", "optimize_buf"])
+def test_an_older_holder_that_is_overtaken_in_the_middle_has_lost_ownership(world: World, stage: str) -> None:
+    world.load(rows(100))
+    older = ClickHouseTarget(world.config)
+
+    def overtaken(metric: StageMetric) -> None:
+        if metric.stage == stage:
+            world.load(rows(100, id="new"))
+            world.publish(distinct=100)
+
+    with pytest.raises(LostOwnership):
+        world.publish(distinct=100, target=older, on_stage=overtaken)
+    older.close()
+    assert world.clean() == sorted(rows(100, id="new"))
+    assert world.leftovers() == []

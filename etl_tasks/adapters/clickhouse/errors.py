@@ -54,6 +54,7 @@ class ErrorCode(IntEnum):
     NO_FREE_CONNECTION = 203
     SOCKET_TIMEOUT = 209
     NETWORK_ERROR = 210
+    TABLE_IS_DROPPED = 218
     NO_ZOOKEEPER = 225
     ABORTED = 236
     MEMORY_LIMIT_EXCEEDED = 241
@@ -145,6 +146,7 @@ def _table() -> Mapping[ErrorCode, type[errors.EtlError]]:
         errors.TransientError: (
             code.UNKNOWN_STATUS_OF_INSERT,
             code.UNFINISHED,
+            code.TABLE_IS_DROPPED,
             code.QUERY_WAS_CANCELLED,
         ),
     }
@@ -201,7 +203,8 @@ def translated(error: Exception, where: str, secrets: tuple[str, ...] = ()) -> e
         code = int(error.code or 0)
         cls = CLASS_OF.get(ErrorCode(code), errors.TransientError) if code in _KNOWN else errors.TransientError
         name = ErrorCode(code).name if code in _KNOWN else "unknown code"
-        made = cls(f"ClickHouse {where}: {name} ({code}): {scrub(str(error.message), secrets)}")
+        cure = "; check CH_USER and CH_PASSWORD" if cls is errors.AuthenticationFailed else ""
+        made = cls(f"ClickHouse {where}: {name} ({code}): {scrub(str(error.message), secrets)}{cure}")
         made.__cause__ = StatementFailed(type(error).__name__, code)
         return made
     if isinstance(error, (driver.TypeMismatchError, driver.UnknownTypeError)):
@@ -209,7 +212,7 @@ def translated(error: Exception, where: str, secrets: tuple[str, ...] = ()) -> e
     if isinstance(error, ssl.SSLCertVerificationError):
         return errors.TerminalError(f"ClickHouse {where}: the certificate is not trusted: {scrub(str(error), secrets)}")
     if isinstance(error, TimeoutError):
-        return AnswerTimedOut(f"ClickHouse {where} did not answer in time")
+        return AnswerTimedOut(f"ClickHouse {where} did not answer in time: it hangs, or a host behind it does")
     if isinstance(error, (driver.Error, OSError, EOFError)):
         # Whatever else the driver raises means that the conversation broke off: packets, sockets, checksums.
         said = scrub(str(error), secrets) or type(error).__name__

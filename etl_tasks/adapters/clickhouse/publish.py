@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from etl_tasks.adapters.clickhouse import publish_sql, reading
 from etl_tasks.adapters.clickhouse.buffers import Fence, drop_older, end_statements
@@ -20,9 +19,10 @@ from etl_tasks.adapters.clickhouse.client import Connection, Row, Setting, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
 from etl_tasks.adapters.clickhouse.identifiers import TableName, quote_name, quote_names, quote_text
+from etl_tasks.adapters.clickhouse.shard_work import ShardWork
 from etl_tasks.adapters.clickhouse.stages import Stages
-from etl_tasks.adapters.clickhouse.topology import Shard, TableFacts, Topology, table_facts
-from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResult, ShardOutcome, StageMetric
+from etl_tasks.adapters.clickhouse.topology import Shard, Topology, table_facts
+from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.windows import merge
 from etl_tasks.errors import (
     CountMismatch,
@@ -37,31 +37,13 @@ from etl_tasks.errors import (
 
 log = logging.getLogger(__name__)
 
+SIGNS_OF_A_NEWER_PUBLISH = (ErrorCode.UNKNOWN_TABLE, ErrorCode.TABLE_IS_DROPPED, ErrorCode.QUERY_WAS_CANCELLED)
+
 OPTIMIZE_TRIES = 5
 """A background merge may be in OPTIMIZE's way; it ends."""
 
 ENOUGH_FOR_ANY_SIZE: Mapping[str, Setting] = {"max_table_size_to_drop": 0, "max_partition_size_to_drop": 0}
 """Buffers and partitions of more than 50 GB may go too: what replaces them has been checked."""
-
-
-@dataclass(slots=True)
-class ShardWork:
-    """One shard's part of a publish, and what is known of it so far."""
-
-    shard: Shard
-    connection: Connection
-    clean_facts: TableFacts
-    raw_facts: TableFacts
-    rows_before: int = 0
-    rows_after: int = 0
-    skipped: bool = False
-    window_rows: list[int] = field(default_factory=list)
-
-    def outcome(self) -> ShardOutcome:
-        """The values of the report."""
-        return ShardOutcome(
-            self.shard.number, str(self.connection.host), self.rows_before, self.rows_after, self.skipped
-        )
 
 
 class PartitionPublish:
@@ -108,17 +90,17 @@ class PartitionPublish:
                 self._abandon()
                 raise
             if short:
-                stages.run("drop_buf_cleanup", self._drop_buffer, self._active())
+                stages.run("drop_buf_cleanup", self._owned(self._drop_buffer), self._active())
         return PublishResult(tuple(work.outcome() for work in self._work), tuple(self._stages), tuple(short))
 
     def _prepare(self, stages: Stages[ShardWork], checkpoint: Callable[[], None]) -> list[LoadedWindow]:
         """Everything up to the check; returns the windows that fall short."""
         checkpoint()
-        stages.run("drop_buf", self._drop_older, self._work, checkpoint)
-        stages.run("attach_clean", self._attach_clean, self._work, checkpoint)
-        stages.run("insert_dedup", self._insert_new, self._active(), checkpoint)
-        stages.run("optimize_buf", self._optimize, self._active(), checkpoint)
-        stages.run("check", self._check, self._work, checkpoint)
+        stages.run("drop_buf", self._owned(self._drop_older), self._work, checkpoint)
+        stages.run("attach_clean", self._owned(self._attach_clean), self._work, checkpoint)
+        stages.run("insert_dedup", self._owned(self._insert_new), self._active(), checkpoint)
+        stages.run("optimize_buf", self._owned(self._optimize), self._active(), checkpoint)
+        stages.run("check", self._owned(self._check), self._work, checkpoint)
         if self._request.rebuild and not self._active():
             raise TerminalError(
                 f"RAW has no rows of {self._request.partition} on any shard: "
@@ -136,12 +118,31 @@ class PartitionPublish:
         return short
 
     def _replace(self, stages: Stages[ShardWork]) -> None:
-        stages.run("replace_clean", self._replace_partition, self._active())
-        stages.run("materialize_ttl", self._materialize_ttl, self._active())
-        stages.run("drop_buf_cleanup", self._drop_buffer_quietly, self._active())
+        stages.run("replace_clean", self._owned(self._replace_partition), self._active())
+        stages.run("materialize_ttl", self._owned(self._materialize_ttl), self._active())
+        stages.run("drop_buf_cleanup", self._owned(self._drop_buffer_quietly), self._active())
 
     def _active(self) -> list[ShardWork]:
         return [work for work in self._work if not work.skipped]
+
+    def _owned(self, step: Callable[[ShardWork], None]) -> Callable[[ShardWork], None]:
+        """``step``, which raises LostOwnership when it fails because a newer publish dropped our buffer."""
+
+        def run(work: ShardWork) -> None:
+            try:
+                step(work)
+            except EtlError as error:
+                if code_of(error) in SIGNS_OF_A_NEWER_PUBLISH and work.has_buffer:
+                    self._require_buffer(work, error)
+                raise
+
+        return run
+
+    def _require_buffer(self, work: ShardWork, error: EtlError | None = None) -> None:
+        if table_facts(work.connection, self._fence.buffer) is None:
+            raise LostOwnership(
+                f"{self._fence.buffer} is gone on {work.connection.host}: a newer publish dropped it"
+            ) from error
 
     # --- one shard's steps, each in a thread of its own
 
@@ -186,6 +187,7 @@ class PartitionPublish:
                 storage_policy=quote_text(facts.storage_policy or "default"),
             ),
         )
+        work.has_buffer = True
         if self._request.rebuild:
             work.rows_before = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
             return
@@ -203,7 +205,9 @@ class PartitionPublish:
             windows=self._windows_sql,
         )
         self._execute(work, sql, {"partition": self._request.partition}, self._heavy())
-        if self._parts(work) == (0, 0):  # RAW's rows expired between the count and the read, and CLEAN has none
+        if self._parts(work) == (0, 0):
+            self._require_buffer(work)
+            # RAW's rows expired between the count and the read, and CLEAN has none.
             work.skipped = True
             self._drop_buffer(work)
 
@@ -220,6 +224,7 @@ class PartitionPublish:
             parts, _ = self._parts(work)
             if parts == 1:
                 return
+            self._require_buffer(work)
             time.sleep(min(0.1 * 2**attempt, 2.0))
         raise ResourceExhausted(f"OPTIMIZE FINAL left {parts} parts in {self._fence.buffer} on {work.connection.host}")
 
@@ -253,11 +258,7 @@ class PartitionPublish:
     def _replace_partition(self, work: ShardWork) -> None:
         try:
             self._execute(work, self._sql(publish_sql.REPLACE), settings={"alter_sync": 1, **ENOUGH_FOR_ANY_SIZE})
-        except EtlError as error:
-            if code_of(error) == ErrorCode.UNKNOWN_TABLE and table_facts(work.connection, self._fence.buffer) is None:
-                raise LostOwnership(
-                    f"{self._fence.buffer} is gone on {work.connection.host}: a newer publish dropped it"
-                ) from error
+        except TransientError as error:
             if code_of(error) != ErrorCode.UNFINISHED:
                 raise
             log.warning("%s: the replica has applied it, others will", error)
@@ -346,6 +347,8 @@ class PartitionPublish:
         """The columns that are copied: all of the buffer's that are stored and not computed. RAW must have them."""
         there = {column.name for column in table_columns(work.connection, self._raw)}
         wanted = [column for column in table_columns(work.connection, self._fence.buffer) if insertable(column)]
+        if not wanted:
+            self._require_buffer(work)
         missing = [column.name for column in wanted if column.name not in there and column.default_kind != "DEFAULT"]
         if missing:
             raise SchemaError(

@@ -1,0 +1,30 @@
+"""One shard's part of a publish: who works on it and what has been found out so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from etl_tasks.adapters.clickhouse.client import Connection
+from etl_tasks.adapters.clickhouse.topology import Shard, TableFacts
+from etl_tasks.core.publishing import ShardOutcome
+
+
+@dataclass(slots=True)
+class ShardWork:
+    """One shard's part of a publish, and what is known of it so far."""
+
+    shard: Shard
+    connection: Connection
+    clean_facts: TableFacts
+    raw_facts: TableFacts
+    rows_before: int = 0
+    rows_after: int = 0
+    skipped: bool = False
+    has_buffer: bool = False
+    window_rows: list[int] = field(default_factory=list)
+
+    def outcome(self) -> ShardOutcome:
+        """The values of the report."""
+        return ShardOutcome(
+            self.shard.number, str(self.connection.host), self.rows_before, self.rows_after, self.skipped
+        )
