@@ -139,6 +139,7 @@ class Demo:
             f"  {rejected} rejections, {sum(s.state == 'split' for s in slices)} splits, {depth + 1} levels deep"
         )
         self.deployment.stack.set_overload(False)
+        self.deployment.reopen_seeder()
 
     def prove(self) -> None:
         """Every column of every row against the seeder; the product's own reconcile besides."""

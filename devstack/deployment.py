@@ -122,7 +122,7 @@ class Deployment:
         self.settings = dict(settings)
         self.state = State(())
         self.extra: dict[tuple[Any, ...], Row] = {}
-        self.seeder = PhoenixSeeder(self.settings["PQS_URL"], table=self.settings["HBASE_MAIN_TABLE"])
+        self.seeder = self._open_seeder()
         self.workers: list[Worker] = []
 
     @property
@@ -146,6 +146,7 @@ class Deployment:
     def destroy(self) -> None:
         """Everything of this deployment on the stack."""
         self.stop_workers()
+        self.reopen_seeder()
         self.seeder.drop_table()
         self.each_shard(f"DROP DATABASE IF EXISTS {self.settings['CH_DB']} SYNC")
         schema, base = self.settings["JOURNAL_TABLE"].split(".")
@@ -163,6 +164,13 @@ class Deployment:
         for worker in self.workers:
             worker.stop()
         self.workers.clear()
+
+    def reopen_seeder(self) -> None:
+        """New connections to the source, after its Query Server was restarted; the old ones are dropped without a word."""
+        self.seeder = self._open_seeder()
+
+    def _open_seeder(self) -> PhoenixSeeder:
+        return PhoenixSeeder(self.settings["PQS_URL"], table=self.settings["HBASE_MAIN_TABLE"])
 
     # -- the source -----------------------------------------------------------------------------------------------
 

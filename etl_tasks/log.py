@@ -32,6 +32,9 @@ QUIET = {
     "amqp": logging.INFO,
     "kombu": logging.INFO,
     "celery": logging.INFO,
+    # One line a message: what became of a slice is our own line, with the reason.
+    "celery.worker.strategy": logging.WARNING,
+    "celery.app.trace": logging.WARNING,
     "tornado": logging.INFO,
     "asyncio": logging.WARNING,
 }

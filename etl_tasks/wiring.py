@@ -18,6 +18,7 @@ from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
+from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.records import SanitizeRules
@@ -76,28 +77,31 @@ class Wiring:
         """Who tells the workers."""
         return CeleryDispatcher(self._app)
 
+    @cached_property
+    def phoenix_config(self) -> PhoenixConfig:
+        """How to reach the source, and what to read of it."""
+        settings = self.settings
+        return PhoenixConfig(
+            url=settings.pqs_url.get_secret_value(),
+            table=settings.hbase_main_table,
+            ts_column=settings.hbase_main_ts_column,
+            columns=settings.main_columns,
+            ts_units=settings.phx_ts_units,
+            fetch_rows=settings.phx_fetchmany_size,
+            probe_timeout_ms=settings.phx_tcp_probe_timeout_ms,
+            connect_timeout_s=settings.phx_connect_timeout_s,
+            read_timeout_s=settings.phx_read_timeout_s,
+            query_hint=settings.phx_query_hint or None,
+            auth=settings.pqs_auth,
+            user=settings.pqs_user or None,
+            password=settings.pqs_password.get_secret_value() or None,
+            ca_file=settings.pqs_ca_file or None,
+            verify=settings.pqs_verify,
+        )
+
     def open_source(self) -> PhoenixSource:
         """A source with connections of its own."""
-        settings = self.settings
-        return PhoenixSource(
-            PhoenixConfig(
-                url=settings.pqs_url.get_secret_value(),
-                table=settings.hbase_main_table,
-                ts_column=settings.hbase_main_ts_column,
-                columns=settings.main_columns,
-                ts_units=settings.phx_ts_units,
-                fetch_rows=settings.phx_fetchmany_size,
-                probe_timeout_ms=settings.phx_tcp_probe_timeout_ms,
-                connect_timeout_s=settings.phx_connect_timeout_s,
-                read_timeout_s=settings.phx_read_timeout_s,
-                query_hint=settings.phx_query_hint or None,
-                auth=settings.pqs_auth,
-                user=settings.pqs_user or None,
-                password=settings.pqs_password.get_secret_value() or None,
-                ca_file=settings.pqs_ca_file or None,
-                verify=settings.pqs_verify,
-            )
-        )
+        return PhoenixSource(self.phoenix_config)
 
     @cached_property
     def clickhouse_config(self) -> ClickHouseConfig:
@@ -129,6 +133,10 @@ class Wiring:
     def target(self) -> ClickHouseTarget:
         """The target of this thread."""
         return self.open_target()
+
+    def migrate_phoenix(self) -> str:
+        """Create the source's table of a development stack; what was done."""
+        return phoenix_ddl.apply(self.phoenix_config)
 
     def migrate_clickhouse(self) -> list[str]:
         """Create what is missing in ClickHouse; a line a host says what was done."""

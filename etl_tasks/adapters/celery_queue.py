@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import redis.exceptions
 from celery import Celery, chord
+from celery.result import AsyncResult, denied_join_result
 from kombu.exceptions import KombuError, OperationalError
 
 from etl_tasks.errors import Unreachable
@@ -16,9 +17,11 @@ BACKFILL_QUEUE = "backfill"
 
 
 @contextmanager
-def _redis_errors() -> Iterator[None]:
+def _sending() -> Iterator[None]:
+    # Nobody here waits for a result; without this every message sent would subscribe to one.
     try:
-        yield
+        with denied_join_result():
+            yield
     except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
         raise Unreachable(
             f"Redis did not take the message ({type(error).__name__}: {error}); the sweeper sends it again"
@@ -41,13 +44,18 @@ class CeleryDispatcher:
             for slice_id in slice_ids
         ]
         body = self._app.signature("etl_tasks.dedup_publish", args=(partition,), immutable=True)
-        with _redis_errors():
-            chord(header, body, app=self._app).apply_async()
+        with _sending():
+            self._forget(chord(header, body, app=self._app).apply_async())
+
+    def _forget(self, sent: AsyncResult) -> None:
+        """Give up the subscriptions that a group's results made: nobody here waits for them, and at exit it is too late."""
+        for result in (sent, *(sent.parent.results if sent.parent is not None else ())):
+            self._app.backend.remove_pending_result(result)
 
     def send_slices(self, slice_ids: Sequence[int], manual: bool) -> None:
         """One ``extract_load_slice`` a slice, outside any chord."""
         queue = BACKFILL_QUEUE if manual else EXTRACT_QUEUE
-        with _redis_errors(), self._app.producer_or_acquire() as producer:
+        with _sending(), self._app.producer_or_acquire() as producer:
             for slice_id in slice_ids:
                 self._app.send_task(
                     "etl_tasks.extract_load_slice", args=(slice_id,), queue=queue, producer=producer, ignore_result=True
@@ -55,17 +63,17 @@ class CeleryDispatcher:
 
     def send_publish(self, partition: int) -> None:
         """``dedup_publish`` of the partition."""
-        with _redis_errors():
+        with _sending():
             self._app.send_task("etl_tasks.dedup_publish", args=(partition,), ignore_result=True)
 
     def send_finalize(self, run_id: int) -> None:
         """``finalize_run`` of the run."""
-        with _redis_errors():
+        with _sending():
             self._app.send_task("etl_tasks.finalize_run", args=(run_id,), ignore_result=True)
 
     def messages_held(self) -> int:
         """Messages queued for slices, and all that are unacknowledged."""
-        with _redis_errors(), self._app.connection_for_read() as connection:
+        with _sending(), self._app.connection_for_read() as connection:
             client = connection.default_channel.client
             queued = sum(int(client.llen(queue)) for queue in (EXTRACT_QUEUE, BACKFILL_QUEUE))
             return queued + int(client.hlen("unacked"))

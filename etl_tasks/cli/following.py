@@ -145,9 +145,7 @@ class Follower:
                 f"{iso(waiting.not_before) if waiting.not_before else '-'}: {waiting.error_kind}: {waiting.first_line}",
             )
         elif not progress.bides_its_time and now - self._changed_at >= IDLE_S:
-            self._note_once(
-                "idle", f"no worker has taken anything for {IDLE_S:g} s: start one with {WORKER_COMMAND}"
-            )
+            self._note_once("idle", f"no worker has taken anything for {IDLE_S:g} s: start one with {WORKER_COMMAND}")
 
     def _note_once(self, reason: object, text: str) -> None:
         if reason != self._noted:
@@ -166,9 +164,7 @@ def partition_line(partition: PartitionProgress) -> str:
     if partition.failed_slices:
         facts.insert(2, f"{count_of(partition.failed_slices, 'slice')} in error")
     if partition.publish_failed:
-        return (
-            f"{partition.partition}  NOT PUBLISHED: {first_line(partition.publish_error)} ({', '.join(facts[:-1])})"
-        )
+        return f"{partition.partition}  NOT PUBLISHED: {first_line(partition.publish_error)} ({', '.join(facts[:-1])})"
     if not partition.loaded:
         return f"{partition.partition}  nothing loaded ({', '.join(facts[:-1])})"
     if not partition.published:

@@ -46,7 +46,7 @@ class SectionedGroup(click.Group):
 
 @click.group(
     cls=SectionedGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment and .env: see `config`. Workers: celery -A etl_tasks worker "
     "-Q plan,extract,backfill,publish",
 )
@@ -66,6 +66,9 @@ def cli(level: str, log_form: str) -> None:
     """Rows from Apache Phoenix (HBase) into ClickHouse: plan, run, look, set up."""
     configure_logging(level, "json" if log_form == "json" else "console")
 
+
+# Its first sentence is longer than a line of the list.
+config_command.short_help = "Print every setting in force and where it comes from."
 
 for _commands in SECTIONS.values():
     for _command in _commands:

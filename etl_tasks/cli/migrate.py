@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etl_tasks.wiring import Wiring
 
 
-@click.command("migrate", short_help="Create or complete the tables in PostgreSQL and ClickHouse; repeatable.")
+@click.command("migrate", short_help="Create or complete the tables; as often as you like.")
 @click.option("--only", type=click.Choice(("journal", "clickhouse")), help="Leave the other one alone.")
 @click.option("--phoenix", is_flag=True, help="Create the source's table too: for development only.")
 def migrate_command(only: str | None, phoenix: bool) -> None:
@@ -28,6 +28,8 @@ def migrate_command(only: str | None, phoenix: bool) -> None:
     if only in (None, "clickhouse"):
         for line in wiring.migrate_clickhouse():
             click.echo(f"ClickHouse: {line}")
+    if phoenix:
+        click.echo(f"Phoenix: {wiring.migrate_phoenix()}")
 
 
 def _migrate_journal(wiring: Wiring) -> None:

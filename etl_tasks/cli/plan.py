@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from etl_tasks.cli.assembly import interval_options, read_interval, read_settings
-from etl_tasks.cli.texts import count_of, iso, number, short_time
+from etl_tasks.cli.texts import count_of, iso, number, short_time, wide_console
 from etl_tasks.core.slicing import PlannedSlice, SlicePlan, SlicingRules, plan_slices
 from etl_tasks.core.states import process_for
 
@@ -36,7 +35,7 @@ def plan_command(since: str, until: str, manual: bool, as_json: bool) -> None:
     if as_json:
         click.echo(plan_json(process, plan, notices))
         return
-    console = Console(highlight=False)
+    console = wide_console()
     console.print(f"[bold]{process}[/]  {iso(plan.since)} .. {iso(plan.until)}  (business time, in UTC)")
     console.print(_how_cut(rules))
     if plan.slices:

@@ -6,15 +6,14 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 
 from etl_tasks.cli.assembly import open_wiring, read_settings
 from etl_tasks.cli.status_screen import screen_parts
-from etl_tasks.cli.texts import iso, iso_or_none
+from etl_tasks.cli.texts import iso, iso_or_none, iso_second, wide_console
 from etl_tasks.core.status import RunView, StatusReport, lag_of, slices_by_state, with_errors
 
 
-@click.command("status", short_help="Show runs, slices, splits, watermark, lag and what is owed; asks PostgreSQL only.")
+@click.command("status", short_help="Show runs, slices, splits, watermark, lag and what is owed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a screen.")
 def status_command(as_json: bool) -> None:
     """Show what runs and what ran last, slices by state, splits and why, watermark and lag, and what is owed.
@@ -28,8 +27,8 @@ def status_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_dict(report, wiring.clean_table, shift_min), ensure_ascii=False, indent=2))
         return
-    console = Console(highlight=False)
-    console.print(f"[bold]{wiring.clean_table}[/]  journal {settings.journal_table}  {iso(report.now)}")
+    console = wide_console()
+    console.print(f"[bold]{wiring.clean_table}[/]  journal {settings.journal_table}  {iso_second(report.now)}")
     for part in screen_parts(report, shift_min):
         console.print()
         console.print(part)

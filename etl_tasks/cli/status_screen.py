@@ -16,7 +16,9 @@ from etl_tasks.core.status import ProcessView, RunView, StatusReport, lag_of, sl
 _STYLES = {"ok": "green", "error": "bold red", "running": "cyan", "planned": "cyan", "skipped": "yellow"}
 _MOST_OWED = 12
 _MOST_ERRORS = 8
-_NUMERIC = frozenset({"run", "rows", "slices", "planned", "running", "done", "split", "error", "overloads", "depth"})
+_SLICE_COLUMNS = ("slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected")
+_NUMERIC = frozenset({"run", "loads", *_SLICE_COLUMNS})
+_NEVER_FOLDED = frozenset({"process", "status", "state", "owed", "publish", "took", "heartbeat"})
 
 
 def screen_parts(report: StatusReport, shift_min: int) -> Iterator[RenderableType]:
@@ -39,7 +41,8 @@ def screen_parts(report: StatusReport, shift_min: int) -> Iterator[RenderableTyp
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, justify="right" if title in _NUMERIC else "left", overflow="fold")
+        narrow = title in _NUMERIC or title in _NEVER_FOLDED
+        table.add_column(title, justify="right" if title in _NUMERIC else "left", overflow="fold", no_wrap=narrow)
     return table
 
 
@@ -76,7 +79,9 @@ def _watermark(process: ProcessView, now: datetime, shift_min: int) -> Text:
 
 
 def _slices(report: StatusReport) -> Table:
-    table = _table("run", "slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected")
+    table = _table(
+        "run", "slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected"
+    )
     for run_id in sorted({group.run_id for group in report.slices}, reverse=True):
         groups = [group for group in report.slices if group.run_id == run_id]
         counts = slices_by_state(groups, run_id)
@@ -95,7 +100,7 @@ def _slices(report: StatusReport) -> Table:
 
 
 def _errors(report: StatusReport) -> Table:
-    table = _table("run", "state", "slices", "error", "newest window", "its last words")
+    table = _table("run", "state", "slices", "why", "newest window", "its last words")
     found = with_errors(report.slices)
     for group in found[:_MOST_ERRORS]:
         table.add_row(
@@ -132,10 +137,8 @@ def _foot(report: StatusReport) -> Iterator[Text]:
     if report.incomplete:
         yield Text(f"published with a hole: partitions {_listed(report.incomplete)}", style=_STYLES["error"])
     if report.oldest_heartbeat is not None:
-        yield Text(
-            f"{count_of(len(report.active), 'active run or publish', 'active runs and publishes')}, the oldest heartbeat "
-            f"{duration(report.now - report.oldest_heartbeat)} ago"
-        )
+        active = count_of(len(report.active), "active run or publish", "active runs and publishes")
+        yield Text(f"{active}, the oldest heartbeat {duration(report.now - report.oldest_heartbeat)} ago")
 
 
 def _listed(partitions: Sequence[int], most: int = 10) -> str:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from rich.console import Console
+
+_FILE_WIDTH = 200
+
 
 def iso(moment: datetime) -> str:
     """``2025-08-08T00:00:00Z``, with milliseconds only where there are some."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
+
+
+def iso_second(moment: datetime) -> str:
+    """As ``iso``, the fraction of the second cut off."""
+    return iso(moment.replace(microsecond=0))
 
 
 def iso_or_none(moment: datetime | None) -> str | None:
@@ -17,8 +26,17 @@ def iso_or_none(moment: datetime | None) -> str | None:
 
 
 def short_time(moment: datetime | None) -> str:
-    """``2025-08-08 00:00:00``, UTC, for a table; ``-`` for none."""
-    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    """``2025-08-08 00:00``, UTC, for a table, with seconds only where there are some; ``-`` for none."""
+    if moment is None:
+        return "-"
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%d %H:%M:%S}" if utc.second else f"{utc:%Y-%m-%d %H:%M}"
+
+
+def wide_console() -> Console:
+    """Where tables go: the terminal as it is, a file or pipe without a terminal's narrow folds."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
 
 
 def duration(span: timedelta | float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -182,16 +182,3 @@ def _gently(window: Window, context: ReconcileContext, ask: Callable[[Window], T
             raise failure
         log.warning("reconcile_again", window=str(window), error=str(failure))
         context.pause(2.0**tried)
-
-
-def example_text(example: Example) -> str:
-    """An example for people: its kind, its key, and the columns that differ with both values."""
-    columns = "; ".join(
-        f"{name}: source {_short(ours)}, CLEAN {_short(theirs)}" for name, (ours, theirs) in example.columns.items()
-    )
-    return f"{example.kind} {example.key!r}" + (f": {columns}" if columns else "")
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

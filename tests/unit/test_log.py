@@ -64,7 +64,7 @@ def test_ids_are_on_every_line_inside_the_block_and_gone_after_it() -> None:
     with log_context(run=7, partition=20250808):
         with log_context(slice=3, attempt=2, task="t-1"):
             get_logger().info("claimed")
-            logging.getLogger("celery.worker.strategy").info("Task %s received", "x")
+            logging.getLogger("celery.worker.consumer").info("Task %s received", "x")
         get_logger().info("between")
     get_logger().info("after")
     ids = ("run", "slice", "attempt", "partition", "task")

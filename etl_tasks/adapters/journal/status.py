@@ -93,7 +93,7 @@ def _processes(rows: Sequence[Any]) -> list[ProcessView]:
 
 def _runs_in_detail(processes: Sequence[ProcessView]) -> list[int]:
     """Active runs, and the last one of each process that was not refused: only their slices are looked at."""
-    chosen = set()
+    chosen: set[int] = set()
     for process in processes:
         runs = [run for run in process.runs if not run.is_publish]
         chosen.update(run.run_id for run in runs if run.active)

@@ -301,22 +301,24 @@ def test_a_publish_is_told_of_once(world: World) -> None:
 
 
 def test_the_lock_is_one_sessions_and_says_when_it_is_gone(world: World) -> None:
-    with world.journal.publish_lock(CLEAN) as mine:
+    clean = f"{world.schema}.codes"
+    with world.journal.publish_lock(clean) as mine:
         assert mine.acquired
         mine.verify()
-        with world.another().publish_lock(CLEAN) as theirs:
+        with world.another().publish_lock(clean) as theirs:
             assert not theirs.acquired
             with pytest.raises(LostOwnership):
                 theirs.verify()
-        with world.another().publish_lock("stg.other") as other:
+        with world.another().publish_lock(f"{world.schema}.other") as other:
             assert other.acquired
-        world.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
-            "AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name = 'etl_tasks lock: publish stg.codes')"
+        ended = world.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            f"etl_tasks lock: publish {clean}"[:63],
         )
+        assert ended == [(True,)]
         with pytest.raises(LostOwnership):
             mine.verify()
-    with world.journal.publish_lock(CLEAN) as again:
+    with world.journal.publish_lock(clean) as again:
         assert again.acquired
 
 

@@ -37,7 +37,7 @@ THREADS = 8
 
 def drain(world: World, journal: Journal, queue: list[int]) -> list[Transition]:
     """What one worker does with a shared queue of slice ids."""
-    done = []
+    done: list[Transition] = []
     while True:
         try:
             slice_id = queue.pop()
@@ -220,7 +220,7 @@ def operations(world: World, journal: Journal, seed: int, until: float, done: Co
 
     def world_rows(sql: str) -> list[Any]:
         with journal.database.transaction() as transaction:
-            cursor = transaction._cursor
+            cursor: Any = transaction._cursor
             cursor.execute(sql.replace("inc_processing", f'"{world.schema}".inc_processing'))
             return list(cursor.fetchall())
 
@@ -235,16 +235,14 @@ def operations(world: World, journal: Journal, seed: int, until: float, done: Co
             return
         slices = journal.slices
         time.sleep(chance.choice([0, 0.01]))
-        chance.choices(
-            [
-                lambda: slices.finish(claim, result()),
-                lambda: slices.fail(claim, ValueError("no"), "no"),
-                lambda: slices.split(claim, halve(claim.window), Overloaded("x"), "x"),
-                lambda: slices.give_back(claim, Unreachable("x"), "x", delay_s=0, refund=True),
-                lambda: slices.mark_sent([claim.slice_id]),
-            ],
-            [8, 1, 1, 1, 1],
-        )[0]()
+        endings: list[Callable[[], Any]] = [
+            lambda: slices.finish(claim, result()),
+            lambda: slices.fail(claim, ValueError("no"), "no"),
+            lambda: slices.split(claim, halve(claim.window), Overloaded("x"), "x"),
+            lambda: slices.give_back(claim, Unreachable("x"), "x", delay_s=0, refund=True),
+            lambda: slices.mark_sent([claim.slice_id]),
+        ]
+        chance.choices(endings, [8, 1, 1, 1, 1])[0]()
 
     def send() -> None:
         ids = [
@@ -260,15 +258,13 @@ def operations(world: World, journal: Journal, seed: int, until: float, done: Co
             return
         publishes = journal.publishes
         short = [window for window in claim.windows if chance.random() < 0.3]
-        chance.choices(
-            [
-                lambda: world.finish_publish(claim, journal),
-                lambda: publishes.reopen(claim, short, "short"),
-                lambda: publishes.give_back(claim, Unreachable("x"), delay_s=0, refund=True),
-                lambda: publishes.fail(claim, ValueError("no")),
-            ],
-            [6, 2, 1, 1],
-        )[0]()
+        endings: list[Callable[[], Any]] = [
+            lambda: world.finish_publish(claim, journal),
+            lambda: publishes.reopen(claim, short, "short"),
+            lambda: publishes.give_back(claim, Unreachable("x"), delay_s=0, refund=True),
+            lambda: publishes.fail(claim, ValueError("no")),
+        ]
+        chance.choices(endings, [6, 2, 1, 1])[0]()
 
     def sweep() -> None:
         journal.sweeps.heartbeat_active_runs()
@@ -300,7 +296,7 @@ def test_a_random_mix_of_everything_never_deadlocks_and_the_counts_agree(world: 
     cadence = CadenceRules(every_minutes=0, every_slices=3, always_at_end=True, spacing=0)
     journals = [world.another(cadence) for _ in range(THREADS)]
     done: Counter[str] = Counter()
-    until = time.monotonic() + 6
+    until = time.monotonic() + 5
     outcomes = side_by_side(
         [partial(operations, world, journal, seed, until, done) for seed, journal in enumerate(journals)]
     )

@@ -113,7 +113,8 @@ class World:
     # Behind the curtain.
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a statement written for public.inc_processing, in a session of its own."""
-        with self._direct.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as cursor:
+        with self._direct.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as opened:
+            cursor: Any = opened  # Its methods come without types.
             cursor.execute("SET TIME ZONE 'UTC'")
             cursor.execute(render_names(sql, self.config.table), parameters or None)
             return list(cursor.fetchall()) if cursor.description else []
