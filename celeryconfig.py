@@ -7,7 +7,7 @@ from etl_tasks.config import load_settings
 _settings = load_settings()
 
 broker_url = _settings.redis_url.get_secret_value()
-result_backend = _settings.result_url.get_secret_value()
+result_backend = f"etl_tasks.adapters.chord_backend:ChordBackend+{_settings.result_url.get_secret_value()}"
 broker_use_ssl = _settings.redis_tls(_settings.redis_url)
 redis_backend_use_ssl = _settings.redis_tls(_settings.result_url)
 

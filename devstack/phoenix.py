@@ -1,6 +1,8 @@
 """HBase with Phoenix inside, and the Phoenix Query Server: two JVMs."""
 
 import contextlib
+import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,10 +24,11 @@ JAVA_FLAGS = (
     "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
     "--add-exports=java.base/jdk.internal.misc=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
-    "-Xmx1g",
     "-Duser.timezone=UTC",  # a Query Server outside UTC shifts bound datetimes
     "-Djava.net.preferIPv4Stack=true",
 )
+HEAP_VARIABLE = "DEVSTACK_HBASE_HEAP"
+DEFAULT_HEAP = "1g"  # of each JVM; HBase needs 2g for rows of megabytes by the hundred
 # A pool so small that a scan of many chunks is really rejected: with guideposts (see overload.py) chunks grow with
 # the window, so that splitting the window cures it.
 OVERLOAD = {"phoenix.query.threadPoolSize": "2", "phoenix.query.queueSize": "8"}
@@ -72,7 +75,7 @@ class HBase(Part):
         jars = [str(jar) for jar in sorted(self.tools.jars.glob("*.jar")) if jar != self.tools.query_server_jar()]
         classpath = ":".join([str(conf), *jars])
         main = "org.apache.hadoop.hbase.master.HMaster"
-        argv = [self.tools.java, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main, "start"]
+        argv = [self.tools.java, *JAVA_FLAGS, f"-Xmx{_heap()}", f"-Djava.io.tmpdir={_tmp(self.dir)}", main, "start"]
         return Launch(argv, self.dir, {"CLASSPATH": classpath})
 
     def check(self, patience_s: float = 5.0) -> None:
@@ -126,7 +129,7 @@ class QueryServer(Part):
         jars = [str(jar) for jar in sorted(self.tools.jars.glob("*.jar")) if jar != first]
         classpath = ":".join([str(conf), str(self.tools.jars.parent / "classes"), str(first), *jars])
         main = "org.apache.phoenix.queryserver.server.QueryServer"
-        argv = [self.tools.java, *JAVA_FLAGS, f"-Djava.io.tmpdir={_tmp(self.dir)}", main]
+        argv = [self.tools.java, *JAVA_FLAGS, f"-Xmx{DEFAULT_HEAP}", f"-Djava.io.tmpdir={_tmp(self.dir)}", main]
         return Launch(argv, self.dir, {"CLASSPATH": classpath})
 
     def check(self, patience_s: float = 5.0) -> None:
@@ -207,6 +210,14 @@ def connect(url: str, timeout_s: float = 60.0) -> Iterator[Run]:
     finally:
         if client.session is not None:
             client.session.close()
+
+
+def _heap() -> str:
+    """HBase's heap in the form that Java takes (`DEVSTACK_HBASE_HEAP`), at its next start."""
+    text = os.environ.get(HEAP_VARIABLE, "").strip() or DEFAULT_HEAP
+    if not re.fullmatch(r"[1-9][0-9]*[mMgG]", text):
+        raise DevstackError(f"{HEAP_VARIABLE} is {text!r}; it must be a size such as 1g or 1500m")
+    return text
 
 
 def _tmp(home: Path) -> Path:

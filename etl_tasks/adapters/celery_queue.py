@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import redis.exceptions
 from celery import Celery, chord
-from celery.result import AsyncResult, denied_join_result
 from kombu.exceptions import KombuError, OperationalError
 
 from etl_tasks.errors import Unreachable
@@ -18,10 +17,8 @@ BACKFILL_QUEUE = "backfill"
 
 @contextmanager
 def _sending() -> Iterator[None]:
-    # Nobody here waits for a result; without this every message sent would subscribe to one.
     try:
-        with denied_join_result():
-            yield
+        yield
     except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
         raise Unreachable(
             f"Redis did not take the message ({type(error).__name__}: {error}); the sweeper sends it again"
@@ -45,12 +42,7 @@ class CeleryDispatcher:
         ]
         body = self._app.signature("etl_tasks.dedup_publish", args=(partition,), immutable=True)
         with _sending():
-            self._forget(chord(header, body, app=self._app).apply_async())
-
-    def _forget(self, sent: AsyncResult) -> None:
-        """Give up the subscriptions that a group's results made: nobody here waits for them, and at exit it is too late."""
-        for result in (sent, *(sent.parent.results if sent.parent is not None else ())):
-            self._app.backend.remove_pending_result(result)
+            chord(header, body, app=self._app).apply_async()
 
     def send_slices(self, slice_ids: Sequence[int], manual: bool) -> None:
         """One ``extract_load_slice`` a slice, outside any chord."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from etl_tasks.adapters.journal import Journal
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.windows import halve
@@ -15,6 +16,7 @@ from etl_tasks.errors import Overloaded, Unreachable
 from etl_tasks.pipeline.sweep import SweepContext, SweepReport, SweepRules, sweep
 from etl_tasks.pipeline.tell import dispatch_run, tell
 from tests.integration.journal.world import (
+    AT_END,
     ATTEMPTS,
     CLEAN,
     DAY,
@@ -189,6 +191,17 @@ def test_one_sweep_at_a_time(world: World) -> None:
         assert held
         assert not swept(world, Letters()).held
     assert swept(world, Letters()).held
+
+
+def test_the_locks_sessions_are_direct_where_a_pooler_stands_before_the_journal(world: World) -> None:
+    """Behind a pooler a session's lock would stay with a session that others use: no sweep would ever run again."""
+    behind_a_pooler = dataclasses.replace(world.config, dsn="postgresql://127.0.0.1:1/none", lock_dsn=world.config.dsn)
+    journal = Journal(behind_a_pooler, CLEAN, AT_END)
+    with journal.sweeps.try_lock() as held, journal.publish_lock(f"{world.schema}.codes") as lock:
+        assert held
+        assert lock.acquired
+    with pytest.raises(Unreachable):
+        journal.now()
 
 
 def test_a_partition_that_nobody_settled_is_settled_by_the_sweep(world: World) -> None:

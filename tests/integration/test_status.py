@@ -1,0 +1,230 @@
+"""What ``status`` and ``run`` read of a real journal, and that it stays cheap on a long one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+import pytest
+
+from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.status import StatusJournal
+from etl_tasks.core.cadence import CadenceRules
+from etl_tasks.core.publishing import StageMetric
+from etl_tasks.core.records import NewRun, Reject, SliceResult
+from etl_tasks.core.slicing import SlicingRules, plan_slices
+from etl_tasks.core.status import RunProgress, StatusReport, slices_by_state
+from etl_tasks.core.windows import halve
+from etl_tasks.errors import CountMismatch, Overloaded, RowRejected, Unreachable, UsageError
+
+MIDNIGHT = datetime(2025, 8, 8, tzinfo=UTC)
+CLEAN = "stg.status_test"
+CADENCE = CadenceRules(every_minutes=0, every_slices=0, always_at_end=True, raw_ttl_s=5 * 86400)
+RULES = SlicingRules(step_min=60, initial_slice_min=60)
+
+
+class World:
+    """A journal of the test's own."""
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        self.dsn, self.schema = dsn, schema
+        self.table = f"{schema}.inc_processing"
+        self.journal = Journal(JournalConfig(dsn=dsn, table=self.table), CLEAN, CADENCE)
+        self.journal.ensure()
+        self.status = StatusJournal(self.journal.database)
+
+    def plan(self, hours: int, process: str = "codes", start: datetime = MIDNIGHT) -> int:
+        """A run of so many slices of one hour."""
+        until = start + timedelta(hours=hours)
+        plan = plan_slices(start, until, RULES, now=datetime(2030, 1, 1, tzinfo=UTC))
+        new = NewRun(process, CLEAN, process.startswith("manual_"), True, 0, plan, until)
+        return self.journal.runs.plan(new, 2).run_id
+
+    def claim(self, run_id: int) -> list[int]:
+        """Ids of its released slices that nobody has sent, in order of time."""
+        return [each for ids in self.journal.slices.unsent(run_id).values() for each in ids]
+
+    def load(self, slice_id: int, rows: int) -> None:
+        """One slice, loaded."""
+        claim = self.journal.slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        self.journal.slices.finish(claim, SliceResult(rows, rows, rows, rows, 0, {"fetch": 1}))
+
+    def report(self) -> StatusReport:
+        return self.status.report(CLEAN)
+
+    def progress(self, run_id: int) -> RunProgress:
+        return self.status.progress(run_id)
+
+
+@pytest.fixture
+def world(stack_env: dict[str, str]) -> Iterator[World]:
+    world = World(stack_env["PG_DSN"], f"test_status_{uuid.uuid4().hex[:12]}")
+    try:
+        yield world
+    finally:
+        world.journal.close()
+        with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA {world.schema} CASCADE")
+        connection.close()
+
+
+def test_an_empty_journal(world: World) -> None:
+    report = world.report()
+    assert (report.processes, report.slices, report.owed, report.oldest_heartbeat) == ([], [], [], None)
+    with pytest.raises(UsageError, match="no run 99"):
+        world.progress(99)
+
+
+def test_a_run_from_its_plan_to_its_end(world: World) -> None:
+    run_id = world.plan(5)
+    slices = world.journal.slices
+    first, second, third, fourth, fifth = world.claim(run_id)
+    assert (world.progress(run_id).done, world.progress(run_id).total) == (0, 5)
+    assert not world.progress(run_id).at_work
+
+    world.load(first, 100)
+    splitting = slices.claim(second, worker="w", lease_s=60, max_attempts=5)
+    assert splitting is not None
+    assert world.progress(run_id).at_work
+    slices.note_overload(splitting, Overloaded("too much"))
+    slices.note_overload(splitting, Overloaded("too much again"))
+    slices.split(splitting, halve(splitting.window), Overloaded("too much"), "rejected twice\nin detail")
+    failing = slices.claim(third, worker="w", lease_s=60, max_attempts=5)
+    assert failing is not None
+    slices.record_rejects(failing, [Reject("('a',)", "st", "300", "no"), Reject("('a',)", "pt", "400", "no")])
+    slices.fail(failing, RowRejected("row a"), "row a: st holds 300")
+    waiting = slices.claim(fourth, worker="w", lease_s=60, max_attempts=5)
+    assert waiting is not None
+    slices.give_back(waiting, Unreachable("away"), "the source is away", delay_s=600, refund=True)
+    running = slices.claim(fifth, worker="w", lease_s=60, max_attempts=5)
+    assert running is not None
+
+    report = world.report()
+    (process,) = report.processes
+    assert [run.run_id for run in process.runs] == [run_id]
+    assert slices_by_state(report.slices, run_id) == {"planned": 3, "running": 1, "done": 1, "split": 1, "error": 1}
+    by_kind = {(group.state, group.error_kind): group for group in report.slices}
+    assert by_kind["split", "Overloaded"].overloads == 2
+    assert by_kind["split", "Overloaded"].last_error == "rejected twice\nin detail"
+    assert by_kind["split", "Overloaded"].window == splitting.window
+    assert by_kind["error", "RowRejected"].last_error == "row a: st holds 300"
+    assert by_kind["planned", "Unreachable"].slices == 1
+    assert by_kind["planned", None].deepest == 1
+    assert by_kind["done", None].rows == 100
+    assert report.rejected == {run_id: 1}
+    assert [owed.partition for owed in report.owed] == [20250808]
+    assert report.oldest_heartbeat is not None
+    assert abs(report.now - report.oldest_heartbeat) < timedelta(minutes=1)
+
+    progress = world.progress(run_id)
+    (partition,) = progress.partitions
+    # Five and two halves; loaded, split and failed are done.
+    assert (progress.total, progress.done) == (7, 3)
+    assert (partition.rows, partition.splits, partition.running, partition.waiting) == (100, 1, 1, 1)
+    assert progress.waiting is not None
+    assert (progress.waiting.window, progress.waiting.error_kind) == (waiting.window, "Unreachable")
+    assert progress.bides_its_time
+    assert [each.first_line for each in world.status.failed_slices(run_id, 10)] == ["row a: st holds 300"]
+
+    assert world.journal.runs.abort(run_id, "enough") == "error"
+    ended = world.progress(run_id)
+    assert (ended.run.status, ended.run.reason, ended.done, ended.total) == ("error", "enough", 7, 7)
+    assert len(world.status.failed_slices(run_id, 10)) == 5
+    assert len(world.status.failed_slices(run_id, 2)) == 2
+
+
+def test_publishes_owed_under_way_failed_and_done(world: World) -> None:
+    run_id = world.plan(2)
+    for slice_id in world.claim(run_id):
+        world.load(slice_id, 10)
+    publishes = world.journal.publishes
+    (owed,) = world.report().owed
+    assert (owed.partition, owed.state, owed.generations) == (20250808, "due", 2)
+
+    claim = publishes.claim(CLEAN, 20250808, dedup_process="codes:dedup", worker="w", lease_s=60, max_attempts=10)
+    assert claim is not None
+    publishes.record_stage(claim, StageMetric("drop_buf", 20250808, 5))
+    assert world.progress(run_id).publishing
+    assert [process.process for process in world.report().processes] == ["codes", "codes:dedup"]
+    assert [run.is_publish for run in world.report().active] == [False, True]
+    publishes.give_back(claim, CountMismatch("three keys fewer"), delay_s=0, refund=False)
+    (owed,) = world.report().owed
+    assert (owed.state, owed.error_kind, owed.last_error) == ("due", "CountMismatch", "three keys fewer")
+
+    claim = publishes.claim(CLEAN, 20250808, dedup_process="codes:dedup", worker="w", lease_s=60, max_attempts=10)
+    assert claim is not None
+    publishes.finish(claim, duration_ms=1234, pinned=["a:1"], details={"rows": 20})
+    assert world.report().owed == []
+    assert world.journal.runs.finalize(run_id) == "ok"
+    (partition,) = world.progress(run_id).partitions
+    assert (partition.published, partition.publish_ms, partition.clean_rows) == (True, 1234, 20)
+    assert world.report().processes[0].watermark == MIDNIGHT + timedelta(hours=2)
+
+
+def test_settled_partitions_are_not_counted_again(world: World) -> None:
+    run_id = world.plan(2, start=MIDNIGHT - timedelta(hours=1))
+    for slice_id in world.claim(run_id):
+        world.load(slice_id, 7)
+    assert [each.rows for each in world.progress(run_id).partitions] == [7, 7]
+    assert [each.rows for each in world.status.progress(run_id, {20250807}).partitions] == [0, 7]
+
+
+def test_other_tables_are_left_out(world: World) -> None:
+    world.plan(1)
+    world.plan(1, process="manual_codes")
+    assert [process.process for process in world.report().processes] == ["codes", "manual_codes"]
+    assert world.status.report("stg.another").processes == []
+
+
+def test_the_columns_of_the_journal(world: World) -> None:
+    columns = world.status.columns()
+    assert set(columns) == {
+        world.table + suffix for suffix in ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences")
+    }
+    assert columns[world.table + "_fences"] == 3
+    nowhere = Journal(JournalConfig(dsn=world.dsn, table="nowhere.inc_processing"), CLEAN, CADENCE)
+    try:
+        assert set(StatusJournal(nowhere.database).columns().values()) == {None}
+    finally:
+        nowhere.close()
+
+
+def test_status_is_cheap_on_a_million_slices(world: World) -> None:
+    """3,650 ended runs of ten years and one that is followed; the bound is ten times what it takes."""
+    with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            INSERT INTO {world.table} (process_name, status, ts_start, ts_end, since, until, covered_until, watermark,
+                clean_table, heartbeat_at)
+            SELECT CASE WHEN n %% 3 = 0 THEN 'codes:dedup' ELSE 'codes' END, 'ok', day, day, day, day, day, day, %(clean)s, day
+            FROM (SELECT n, timestamptz '2015-01-01Z' + n * interval '1 day' AS day FROM generate_series(1, 3650) n) d;
+            INSERT INTO {world.table}_slices (run_id, clean_table, partition, window_from, window_to, step, state,
+                released_at, generation, rows_inserted, finished_at)
+            SELECT 1 + n / 274, %(clean)s, 20150101 + n / 274, timestamptz '2015-01-01Z' + n * interval '5 min',
+                timestamptz '2015-01-01Z' + (n + 1) * interval '5 min', n / 2, 'done', now(), n, 10, now()
+            FROM generate_series(1, 1000000) n;
+            INSERT INTO {world.table}_partitions (clean_table, partition, loaded_gen, published_gen)
+            SELECT %(clean)s, 20150101 + n, 274, 274 FROM generate_series(1, 3650) n;
+            ANALYZE {world.table}; ANALYZE {world.table}_slices; ANALYZE {world.table}_partitions;
+            """,
+            {"clean": CLEAN},
+        )
+    connection.close()
+    run_id = world.plan(24 * 3, process="manual_codes")
+    took = {"report": [], "progress": []}  # type: dict[str, list[float]]
+    for _ in range(5):
+        started = time.monotonic()
+        report = world.report()
+        took["report"].append(time.monotonic() - started)
+        started = time.monotonic()
+        world.progress(run_id)
+        took["progress"].append(time.monotonic() - started)
+    assert [len(process.runs) for process in report.processes] == [3, 3, 1]
+    assert slices_by_state(report.slices, run_id)["planned"] == 72
+    print({name: f"{min(seconds) * 1000:.1f} ms" for name, seconds in took.items()})
+    assert min(took["report"]) < 0.2
+    assert min(took["progress"]) < 0.1
