@@ -90,7 +90,8 @@ class Demo:
         overlap = (self.loaded_until - OVERLAP, self.loaded_until)
         inside = min(50, len(indexes_between(self.spec, ms(overlap[0]), ms(overlap[1]))) // 2)
         self.say(
-            f"{LATE_ROWS} rows have arrived since, {CHANGED_ROWS} changed ({inside} of them inside the overlap): incremental"
+            f"{LATE_ROWS} rows have arrived since, {CHANGED_ROWS} changed "
+            f"({inside} of them inside the overlap): the incremental"
         )
         arrived_until = datetime.now(UTC).replace(microsecond=0)
         self.deployment.seed(Late(self.spec, LATE_ROWS, ms(overlap[0]), ms(arrived_until), version=1))
@@ -265,13 +266,14 @@ def _say_how_to_look(console: Console, stack: Stack, scratch: Path, seconds: flo
     python = Path(sys.executable)
     shown = python.relative_to(ROOT) if python.is_relative_to(ROOT) else "python"
     env = stack.config.state_dir / "env"
+    logs = scratch.relative_to(ROOT) if scratch.is_relative_to(ROOT) else scratch
     env_shown = env.relative_to(ROOT) if env.is_relative_to(ROOT) else env
     console.print(
         f"\ndone in {seconds:.0f} s. The services stay up; look around:\n"
         f"  set -a; . {env_shown}; set +a\n"
         f"  {shown} -m etl_tasks status\n"
         f"  {shown} -m celery -A etl_tasks worker          (and, to watch it: {shown} -m celery -A etl_tasks flower)\n"
-        f"stop them: make down    (logs of the demo's workers: {scratch.relative_to(ROOT) if scratch.is_relative_to(ROOT) else scratch})",
+        f"stop them: make down    (logs of the demo's workers: {logs})",
         markup=False,
     )
 

@@ -90,7 +90,9 @@ class Worker:
 
 
 def named_settings(stack: Stack, name: str) -> dict[str, str]:
-    """Settings with a source table, database, journal schema and process of this name, quick to come back after a fault."""
+    """Settings with a source table, database, journal schema and process of this name, quick to come back after
+    a fault.
+    """
     base = stack.env()
     database = f"acc_{name}"
     return {
@@ -166,7 +168,9 @@ class Deployment:
         self.workers.clear()
 
     def reopen_seeder(self) -> None:
-        """New connections to the source, after its Query Server was restarted; the old ones are dropped without a word."""
+        """New connections to the source, after its Query Server was restarted; the old ones are dropped without
+        a word.
+        """
         self.seeder = self._open_seeder()
 
     def _open_seeder(self) -> PhoenixSeeder:
@@ -265,7 +269,8 @@ class Deployment:
         )
         if expect is not None:
             assert done.returncode == expect, (
-                f"etl_tasks {' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}\n{self.worker_logs()}"
+                f"etl_tasks {' '.join(arguments)} exited {done.returncode}:\n"
+                f"{done.stdout}\n{done.stderr}\n{self.worker_logs()}"
             )
         return done
 
@@ -348,7 +353,8 @@ class Deployment:
         """The journal in a few lines, for a failed test."""
         runs = [f"{r.id} {r.process_name} {r.status} {json.dumps(r.details, default=str)[:400]}" for r in self.runs()]
         states = self.journal(
-            "SELECT run_id, partition, state, count(*) AS n, max(last_error) AS error FROM {j}_slices GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+            "SELECT run_id, partition, state, count(*) AS n, max(last_error) AS error FROM {j}_slices "
+            "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )
         return "\n".join([*runs, *(str(tuple(row)) for row in states)])
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 
 class EtlError(Exception):
-    """Base of every error this package raises on purpose. ``str(error)`` says what, where, which value and what to do next."""
+    """Base of every error this package raises on purpose. ``str(error)`` says what, where, which value and what
+    to do next.
+    """
 
 
 class UsageError(EtlError):
@@ -48,7 +50,9 @@ class StatementLost(TransientError):
 
 
 class ShortRead(TransientError):
-    """Fewer rows were read than the count promised, or rows outside the window came back: nothing of it may be trusted."""
+    """Fewer rows were read than the count promised, or rows outside the window came back: nothing of it may be
+    trusted.
+    """
 
 
 class ResourceExhausted(TransientError):

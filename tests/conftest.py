@@ -1,4 +1,6 @@
-"""The services that tests need: the development stack, brought up once a session. Missing at home: skipped; in CI: failed."""
+"""The services that tests need: the development stack, brought up once a session. Missing at home: skipped; in
+CI: failed.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""The only modules that import drivers. They translate a driver's errors once and never retry, bar one documented repeat."""
+"""The only modules that import drivers. They translate a driver's errors once and never retry, bar one
+documented repeat.
+"""

@@ -22,7 +22,9 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """A column of a ClickHouse table; ``type`` as ``system.columns`` spells it, such as ``Nullable(DateTime64(3, 'UTC'))``."""
+    """A column of a ClickHouse table; ``type`` as ``system.columns`` spells it, such as
+    ``Nullable(DateTime64(3, 'UTC'))``.
+    """
 
     name: str
     type: str
@@ -34,7 +36,8 @@ class ColumnBatch:
     """``rows`` rows as one list a column, in the order of ``names``.
 
     ``approximate_bytes`` is the size on the wire, which bounds memory. As read from the source, times are integers of
-    milliseconds since the epoch (DATE, TIME, TIMESTAMP alike), arrays are lists or None, DECIMAL is ``decimal.Decimal``.
+    milliseconds since the epoch (DATE, TIME, TIMESTAMP alike), arrays are lists or None, DECIMAL is
+    ``decimal.Decimal``.
     """
 
     names: Sequence[str]

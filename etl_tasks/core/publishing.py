@@ -10,7 +10,9 @@ from etl_tasks.core.windows import Window
 
 @dataclass(frozen=True, slots=True)
 class LoadedWindow:
-    """A window loaded since the published generation, and the distinct keys its slice counted in it (all shards together)."""
+    """A window loaded since the published generation, and the distinct keys its slice counted in it (all shards
+    together).
+    """
 
     slice_id: int
     window: Window
@@ -21,7 +23,8 @@ class LoadedWindow:
 class PublishRequest:
     """One publish of one partition (an integer such as 20250808) under one fence token.
 
-    ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by version.
+    ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by
+    version.
     """
 
     partition: int
@@ -45,7 +48,9 @@ class StageMetric:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What happened on one shard: rows of CLEAN's partition before and after; ``skipped`` when RAW had nothing new there."""
+    """What happened on one shard: rows of CLEAN's partition before and after; ``skipped`` when RAW had nothing
+    new there.
+    """
 
     shard: int
     replica: str
@@ -56,7 +61,9 @@ class ShardOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """Outcome of a publish. If ``short_windows`` is not empty nothing was replaced and those slices must be loaded again."""
+    """Outcome of a publish. If ``short_windows`` is not empty nothing was replaced and those slices must be
+    loaded again.
+    """
 
     shards: Sequence[ShardOutcome] = field(default_factory=tuple)
     stages: Sequence[StageMetric] = field(default_factory=tuple)

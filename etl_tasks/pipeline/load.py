@@ -48,7 +48,9 @@ class _Timings:
 
 
 class _Inserter:
-    """Inserts one block while the next one is fetched: at most one block in flight, its failure raised at the next call."""
+    """Inserts one block while the next one is fetched: at most one block in flight, its failure raised at the
+    next call.
+    """
 
     def __init__(self, target: Target, version_ms: int, rules: LoadRules) -> None:
         self._target = target
@@ -112,12 +114,13 @@ class Loader:
     def load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
         """Read the claim's window and insert it under one version; what was moved.
 
-        Raises ShortRead when fewer rows came than two counts promised, RowRejected when the run may reject no more, and what
-        source, target and journal raise.
+        Raises ShortRead when fewer rows came than two counts promised, RowRejected when the run may reject no more,
+        and what source, target and journal raise.
         """
         timings = _Timings()
         mark = time.monotonic()
-        # Before the query: of two reads of a row the later one must have the higher version, whichever is inserted last.
+        # Before the query: of two reads of a row the later one must have the higher version, whichever is inserted
+        # last.
         version_ms = journal.slices.next_version(claim.clean_table)
         counted = self.source.count(claim.window)
         mark = timings.add("count", mark)
@@ -172,9 +175,9 @@ class Loader:
         first = misfits[0]
         if rejected_by_run > self._rules.max_rejected_rows:
             raise RowRejected(
-                f"row {first.key!r}: column {first.column} holds {first.value_text}, {first.reason}; {rejected_by_run} rows of the "
-                f"run do not fit and MAX_REJECTED_ROWS is {self._rules.max_rejected_rows}: mend the row in the source, or raise "
-                "MAX_REJECTED_ROWS to leave such rows out, counted"
+                f"row {first.key!r}: column {first.column} holds {first.value_text}, {first.reason}; {rejected_by_run} "
+                f"rows of the run do not fit and MAX_REJECTED_ROWS is {self._rules.max_rejected_rows}: mend the row in "
+                "the source, or raise MAX_REJECTED_ROWS to leave such rows out, counted"
             )
         log.warning(
             "rows_rejected", rows=len({misfit.key for misfit in misfits}), first=repr(first.key), column=first.column

@@ -33,7 +33,9 @@ class Source(Protocol):
         """TCP connect within ``PHX_TCP_PROBE_TIMEOUT_MS``; raises Unreachable."""
 
     def columns(self) -> Sequence[SourceColumn]:
-        """``MAIN_COLUMNS`` as Phoenix's catalog knows them, in that order; raises SchemaError naming every missing one."""
+        """``MAIN_COLUMNS`` as Phoenix's catalog knows them, in that order; raises SchemaError naming every
+        missing one.
+        """
 
     def access_path(self, window: Window) -> str:
         """What EXPLAIN says of the read of ``window`` (one line a step)."""
@@ -62,7 +64,9 @@ class Target(Protocol):
         """The columns of ``database.table`` in order; raises SchemaError when the table is missing."""
 
     def check_tables(self, main_columns: Sequence[str]) -> Sequence[TargetColumn]:
-        """Check RAW, buffer and CLEAN against ``main_columns``; return RAW's columns. Raises SchemaError with all faults."""
+        """Check RAW, buffer and CLEAN against ``main_columns``; return RAW's columns. Raises SchemaError with
+        all faults.
+        """
 
     def datetime64_range_ms(self) -> tuple[int, int]:
         """The first and last millisecond that DateTime64(3) holds on this server."""
@@ -80,7 +84,8 @@ class Target(Protocol):
     ) -> PublishResult:
         """DESIGN's six steps for one partition on every shard.
 
-        ``checkpoint`` is called between steps and ``before_replace`` right before the first REPLACE of every shard; both raise
+        ``checkpoint`` is called between steps and ``before_replace`` right before the first REPLACE of every shard;
+        both raise
         LostOwnership when this publish is no longer the newest. Raises CountMismatch and leaves CLEAN as it was.
         """
 

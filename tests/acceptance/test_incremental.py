@@ -1,4 +1,6 @@
-"""The schedule: from the watermark, reading nothing twice but the overlap, past what is broken, and back to it when mended."""
+"""The schedule: from the watermark, reading nothing twice but the overlap, past what is broken, and back to it
+when mended.
+"""
 
 from __future__ import annotations
 

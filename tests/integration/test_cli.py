@@ -166,7 +166,7 @@ def test_migrate_again_changes_nothing(deployment: Deployment) -> None:
     ],
 )
 def test_a_failure_is_one_message_that_names_the_cure(
-    deployment: Deployment, command: tuple[str, ...], settings: dict[str, str], said: str
+    deployment: Deployment, command: tuple[str, ...], settings: dict[str, Any], said: str
 ) -> None:
     done = deployment.cli(*command, expect=1, **settings)
     assert said in done.stderr

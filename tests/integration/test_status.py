@@ -194,13 +194,14 @@ def test_the_columns_of_the_journal(world: World) -> None:
 
 
 def test_status_is_cheap_on_a_million_slices(world: World) -> None:
-    """3,650 ended runs of ten years and one that is followed; the bound is ten times what it takes."""
+    """3,650 ended runs of ten years and one that is followed; the bounds are ten times what it takes (20 and 7 ms)."""
     with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
         cursor.execute(
             f"""
             INSERT INTO {world.table} (process_name, status, ts_start, ts_end, since, until, covered_until, watermark,
                 clean_table, heartbeat_at)
-            SELECT CASE WHEN n %% 3 = 0 THEN 'codes:dedup' ELSE 'codes' END, 'ok', day, day, day, day, day, day, %(clean)s, day
+            SELECT CASE WHEN n %% 3 = 0 THEN 'codes:dedup' ELSE 'codes' END, 'ok', day, day, day, day, day, day,
+                %(clean)s, day
             FROM (SELECT n, timestamptz '2015-01-01Z' + n * interval '1 day' AS day FROM generate_series(1, 3650) n) d;
             INSERT INTO {world.table}_slices (run_id, clean_table, partition, window_from, window_to, step, state,
                 released_at, generation, rows_inserted, finished_at)
@@ -215,7 +216,7 @@ def test_status_is_cheap_on_a_million_slices(world: World) -> None:
         )
     connection.close()
     run_id = world.plan(24 * 3, process="manual_codes")
-    took = {"report": [], "progress": []}  # type: dict[str, list[float]]
+    took: dict[str, list[float]] = {"report": [], "progress": []}
     for _ in range(5):
         started = time.monotonic()
         report = world.report()
@@ -225,6 +226,5 @@ def test_status_is_cheap_on_a_million_slices(world: World) -> None:
         took["progress"].append(time.monotonic() - started)
     assert [len(process.runs) for process in report.processes] == [3, 3, 1]
     assert slices_by_state(report.slices, run_id)["planned"] == 72
-    print({name: f"{min(seconds) * 1000:.1f} ms" for name, seconds in took.items()})
     assert min(took["report"]) < 0.2
     assert min(took["progress"]) < 0.1
