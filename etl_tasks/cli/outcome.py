@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from etl_tasks.cli.texts import count_of, iso, number, short_time, wide_console
 from etl_tasks.core.reconciling import Example, WindowContent, WindowCounts
@@ -38,7 +39,7 @@ def print_outcome(outcome: Outcome) -> None:
     """Totals, what differs, and the verdict in the last line."""
     console = wide_console()
     for notice in outcome.notices:
-        console.print(f"[yellow]notice:[/] {notice}", soft_wrap=True)
+        console.print(Text.assemble(("notice:", "yellow"), f" {notice}"), soft_wrap=True)
     if not outcome.counts:
         console.print("[bold red]reconciled: nothing[/] (the interval holds nothing that may be read by now)")
         return

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from etl_tasks.cli.assembly import interval_options, read_interval, read_settings
 from etl_tasks.cli.texts import count_of, iso, number, short_time, wide_console
@@ -45,7 +46,7 @@ def plan_command(since: str, until: str, manual: bool, as_json: bool) -> None:
         f"{count_of(len(plan.partitions), 'partition')}"
     )
     for notice in notices:
-        console.print(f"[yellow]notice:[/] {notice}", soft_wrap=True)
+        console.print(Text.assemble(("notice:", "yellow"), f" {notice}"), soft_wrap=True)
 
 
 def plan_json(process: str, plan: SlicePlan, notices: Sequence[str]) -> str:

@@ -170,7 +170,13 @@ class Loader:
         log.warning("slice_shrank", counted=counted, counted_again=again, rows_read=rows_read)
 
     def _reject(self, claim: SliceClaim, misfits: Sequence[Misfit], journal: Journal) -> int:
-        rejects = [Reject(repr(misfit.key), misfit.column, misfit.value_text, misfit.reason) for misfit in misfits]
+        # The row that breaks the limit is shown as well; a wholly wrong column must not fill the journal.
+        shown = set(list(dict.fromkeys(misfit.key for misfit in misfits))[: self._rules.max_rejected_rows + 1])
+        rejects = [
+            Reject(repr(misfit.key), misfit.column, misfit.value_text, misfit.reason)
+            for misfit in misfits
+            if misfit.key in shown
+        ]
         rejected_by_run = journal.slices.record_rejects(claim, rejects)
         first = misfits[0]
         if rejected_by_run > self._rules.max_rejected_rows:

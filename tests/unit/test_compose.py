@@ -88,6 +88,8 @@ def test_dependencies_wait_for_health() -> None:
         "migrate": "service_completed_successfully",
         **dict.fromkeys(INFRASTRUCTURE, "service_healthy"),
     }
+    # migrate writes to all three databases, so it waits for all of them.
+    assert set(SERVICES["migrate"]["depends_on"]) == set(INFRASTRUCTURE) - {"redis"}
     for service in SERVICES.values():
         for name, how in service.get("depends_on", {}).items():
             assert ("healthcheck" in SERVICES[name]) == (how["condition"] == "service_healthy")
@@ -144,6 +146,7 @@ def test_our_services_run_what_they_should() -> None:
     worker = SERVICES["worker"]["command"]
     assert worker[:4] == ["celery", "-A", "etl_tasks", "worker"]
     assert worker[worker.index("-Q") + 1].split(",") == ["plan", "extract", "backfill", "publish"]
+    assert SERVICES["migrate"]["command"] == ["python", "-m", "etl_tasks", "migrate", "--phoenix"]
     assert SERVICES["beat"]["command"][3] == "beat"
     assert SERVICES["flower"]["command"][3] == "flower"
     assert "FLOWER_BASIC_AUTH" in SERVICES["flower"]["environment"]

@@ -24,7 +24,7 @@ from etl_tasks.errors import EtlError, StatementLost
 
 log = logging.getLogger(__name__)
 
-FIRST_FRAME_ROWS: Final = 8
+FIRST_FRAME_ROWS: Final = 1
 """Rows of the first frame, when nothing is known of their width: 8 rows of 4 MB, sent twice, are 64 MB."""
 _GROWTH: Final = 8
 

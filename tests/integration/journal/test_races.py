@@ -67,7 +67,7 @@ def test_eight_threads_finish_two_hundred_slices_and_one_sees_the_last(world: Wo
 def test_the_last_two_of_a_partition_at_once(world: World) -> None:
     """The classic lost wake-up, many times over: each must not leave the publish to the other."""
     journals = [world.another() for _ in range(2)]
-    for round_ in range(40):
+    for round_ in range(30):
         ids = world.slices(world.plan(even_windows(2), process=f"lane_{round_}").run_id)
         claims = [world.must_claim(each) for each in ids]
         works = [
@@ -93,7 +93,7 @@ def test_a_storm_of_claims_has_one_owner(world: World, expired: bool) -> None:
 
 def test_lanes_that_overlap_never_both_win(world: World) -> None:
     journals = [world.another() for _ in range(4)]
-    for round_ in range(25):
+    for round_ in range(20):
         lanes = [
             world.slices(world.plan([hours(0, 2)], process=f"a{round_}").run_id)[0],
             world.slices(world.plan([hours(1, 3)], process=f"b{round_}").run_id)[0],
@@ -112,7 +112,7 @@ def test_finish_against_takeover_counts_once(world: World) -> None:
     """The holder finishes at the moment at which its lease expires and another claims."""
     journals = [world.another() for _ in range(2)]
     seen: Counter[str] = Counter()
-    for slice_id in world.slices(world.plan(even_windows(48)).run_id):
+    for slice_id in world.slices(world.plan(even_windows(36)).run_id):
         claim = world.must_claim(slice_id)
         world.expire_leases()
         finished, heir = side_by_side(
@@ -129,7 +129,7 @@ def test_finish_against_takeover_counts_once(world: World) -> None:
             assert isinstance(finished, Transition)
             seen["finished"] += 1
     row = world.partition_row()
-    assert row.loaded_gen == 48, seen
+    assert row.loaded_gen == 36, seen
     assert world.one("SELECT open_slices FROM public.inc_processing_run_partitions") == (0,)
 
 
@@ -195,7 +195,7 @@ def test_one_of_many_finalizers_ends_the_run(world: World) -> None:
 def test_an_attempt_that_ends_waits_for_no_claim_of_its_slice(world: World) -> None:
     """Locks go run, partition, slice: a failing holder and its heir must not wait for each other."""
     journals = [world.another() for _ in range(4)]
-    for round_ in range(25):
+    for round_ in range(20):
         run_id = world.plan(even_windows(2), process=f"lane_{round_}").run_id
         claim = world.must_claim(world.slices(run_id)[0])
         world.expire_leases()
