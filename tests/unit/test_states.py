@@ -37,6 +37,7 @@ ALLOWED: dict[type[StrEnum], set[str]] = {
         "running split",
         "running error",
         "done planned",
+        "done error",
     },
     PublishState: {
         "idle due",

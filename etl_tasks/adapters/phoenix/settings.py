@@ -48,7 +48,7 @@ class PhoenixConfig:
     password: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     verify: bool = True
-    max_frame_bytes: int = 16 * 1024 * 1024
+    max_frame_bytes: int = 8 * 1024 * 1024
     max_idle_s: float = 240.0
     scheme: str = field(init=False, default="http")
     host: str = field(init=False, default="")
