@@ -70,7 +70,9 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
     rate = loaded.rows / loaded.seconds
     plain_rate = plain["rows"] / plain["seconds"]
     measures = [
-        Measure(f"peak of a worker child, a slice of {loaded.rows:,} rows", loaded.peak_mb, "MB", BOUND_MB, plain["peak_mb"]),
+        Measure(
+            f"peak of a worker child, a slice of {loaded.rows:,} rows", loaded.peak_mb, "MB", BOUND_MB, plain["peak_mb"]
+        ),
         Measure(
             f"peak of a worker child, a slice of {loaded_wide.rows:,} rows of 4 MB", loaded_wide.peak_mb, "MB", BOUND_MB
         ),
@@ -127,9 +129,7 @@ def _assert_exact(deployment: Deployment, since: datetime, until: datetime) -> N
 
 def _plain_loop(deployment: Deployment, since: datetime, until: datetime) -> dict[str, float]:
     database = deployment.settings["CH_DB"]
-    deployment.query(
-        f"CREATE TABLE {database}.plain AS {database}.codes_raw ENGINE = MergeTree ORDER BY (c, opd, t)"
-    )
+    deployment.query(f"CREATE TABLE {database}.plain AS {database}.codes_raw ENGINE = MergeTree ORDER BY (c, opd, t)")
     host, port = deployment.stack.env()["CH_HOSTS"].split(",")[0].rsplit(":", 1)
     job = {
         "url": deployment.settings["PQS_URL"],
@@ -155,7 +155,10 @@ def _plain_loop(deployment: Deployment, since: datetime, until: datetime) -> dic
     )
     assert done.returncode == 0, f"the plain loop failed:\n{done.stderr[-2000:]}"
     result: dict[str, float] = json.loads(done.stdout)
-    print(f"  the plain loop: {result['rows']:,} rows in {result['seconds']:.0f} s, peak {result['peak_mb']:.0f} MB", flush=True)
+    print(
+        f"  the plain loop: {result['rows']:,} rows in {result['seconds']:.0f} s, peak {result['peak_mb']:.0f} MB",
+        flush=True,
+    )
     return result
 
 
@@ -167,7 +170,9 @@ def _give_heap(stack: Stack) -> None:
     given = next((int(size[1]) * (1024 if size[2] in b"gG" else 1) for size in sizes if size), 0)
     if given >= 2048:
         return
-    stack.report(f"HBase runs with {given} MB of heap: it is started again with {HEAP}, which it keeps until its next start")
+    stack.report(
+        f"HBase runs with {given} MB of heap: it is started again with {HEAP}, which it keeps until its next start"
+    )
     for name in ("pqs", "hbase"):
         stack.stop(name)
     for name in ("hbase", "pqs"):

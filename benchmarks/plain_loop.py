@@ -27,7 +27,7 @@ def copy(job: dict[str, Any]) -> int:
     target = Client(job["host"], job["port"], user=job["user"], password=job["password"])
     cursor = source.cursor()
     cursor.execute(
-        f'SELECT {names} FROM {job["table"]} '
+        f"SELECT {names} FROM {job['table']} "
         f"WHERE \"opd\" >= TIMESTAMP '{job['since']}' AND \"opd\" < TIMESTAMP '{job['until']}'"
     )
     copied = 0

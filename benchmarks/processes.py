@@ -35,9 +35,7 @@ def only_child(pid: int, patience_s: float = PATIENCE_S) -> int:
 def _children(pid: int) -> list[int]:
     """Children of every thread of the process."""
     return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 

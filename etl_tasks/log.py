@@ -28,7 +28,8 @@ QUIET = {
     "phoenixdb": logging.INFO,
     "urllib3": logging.WARNING,
     "requests_gssapi": logging.INFO,
-    "clickhouse_driver": logging.WARNING,
+    # It logs each host that does not answer with a traceback; what comes of it, our own lines say.
+    "clickhouse_driver": logging.ERROR,
     "amqp": logging.INFO,
     "kombu": logging.INFO,
     "celery": logging.INFO,

@@ -49,13 +49,3 @@ def open_wiring(settings: Settings) -> Wiring:
     from etl_tasks.wiring import Wiring
 
     return Wiring(settings, app)
-
-
-def stop_listening() -> None:
-    """Leave the results of what was sent, which Celery has subscribed to for a chord's sake: the journal has them."""
-    from etl_tasks.celery import app
-
-    # Else it unsubscribes from each at the end of the process, and writes a traceback since Python is going away.
-    consumer = app.backend.result_consumer
-    consumer.stop()
-    consumer.subscribed_to.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -66,8 +65,6 @@ class SectionedGroup(click.Group):
 def cli(level: str, log_form: str) -> None:
     """Rows from Apache Phoenix (HBase) into ClickHouse: plan, run, look, set up."""
     configure_logging(level, "json" if log_form == "json" else "console")
-    # It logs each host that does not answer with a traceback; what comes of it, our own message says.
-    logging.getLogger("clickhouse_driver").setLevel(logging.ERROR)
 
 
 # Its first sentence is longer than a line of the list.

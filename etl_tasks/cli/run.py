@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etl_tasks.cli.assembly import interval_options, open_wiring, read_interval, read_settings, stop_listening
+from etl_tasks.cli.assembly import interval_options, open_wiring, read_interval, read_settings
 from etl_tasks.cli.following import Follower
 from etl_tasks.cli.screens import open_screen
 from etl_tasks.cli.texts import count_of, duration, first_line, iso, number
@@ -37,7 +37,6 @@ def run_command(since: str | None, until: str | None, manual: bool) -> None:
     request = _request(since, until, manual, settings)
     wiring = open_wiring(settings)
     planned = plan_interval(request, wiring.plan_context())
-    stop_listening()
     process = process_for(settings.process_name, manual)
     if planned.status in (RunStatus.SKIPPED, RunStatus.ERROR):
         click.echo(f"run {planned.run_id} of {process} {planned.status}: {planned.reason}", err=True)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.runs import watermark_of
 from etl_tasks.core.status import (
     FailedSlice,
     OwedPublish,
@@ -33,7 +34,7 @@ class StatusJournal:
         with self._database.transaction() as transaction:
             now = transaction.now()
             rows = transaction.all("status_runs", clean_table=clean_table, last=_LAST_RUNS)
-            processes = _processes(rows)
+            processes = _processes(transaction, rows)
             run_ids = _runs_in_detail(processes)
             return StatusReport(
                 now=now,
@@ -81,12 +82,12 @@ class StatusJournal:
         return {row.name.replace('"', ""): int(row.columns) if row.found else None for row in rows}
 
 
-def _processes(rows: Sequence[Any]) -> list[ProcessView]:
+def _processes(transaction: Transaction, rows: Sequence[Any]) -> list[ProcessView]:
     by_name: dict[str, list[Any]] = {}
     for row in rows:
         by_name.setdefault(row.process_name, []).append(row)
     return [
-        ProcessView(name, tuple(_run(row) for row in found), watermark=found[0].watermark)
+        ProcessView(name, tuple(_run(row) for row in found), watermark=watermark_of(transaction, name))
         for name, found in by_name.items()
     ]
 

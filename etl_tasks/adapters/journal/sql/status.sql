@@ -1,14 +1,12 @@
 -- name: status_runs
--- Every process of this CLEAN table (found by hopping over the index), its active run, its last runs and its watermark.
+-- Every process of this CLEAN table (found by hopping over the index), its active run and its last runs.
 WITH RECURSIVE names AS (
     (SELECT r.process_name FROM public.inc_processing r ORDER BY r.process_name LIMIT 1)
     UNION ALL
     SELECT (SELECT r.process_name FROM public.inc_processing r WHERE r.process_name > n.process_name ORDER BY r.process_name LIMIT 1)
     FROM names n WHERE n.process_name IS NOT NULL
 )
-SELECT r.id, r.process_name, r.status, r.ts_start, r.ts_end, r.since, r.until, r.covered_until, r.heartbeat_at, r.details,
-    (SELECT max(w.watermark) FROM public.inc_processing w
-     WHERE w.process_name = n.process_name AND w.ts_end IS NOT NULL) AS watermark
+SELECT r.id, r.process_name, r.status, r.ts_start, r.ts_end, r.since, r.until, r.covered_until, r.heartbeat_at, r.details
 FROM names n CROSS JOIN LATERAL (
     (SELECT * FROM public.inc_processing a
      WHERE a.process_name = n.process_name AND a.ts_end IS NULL AND a.status IN ('planned', 'running'))
