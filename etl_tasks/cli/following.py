@@ -12,7 +12,7 @@ from etl_tasks.errors import Unreachable
 
 WORKER_COMMAND = "celery -A etl_tasks worker -Q plan,extract,backfill,publish"
 POLL_S = 1.0
-IDLE_S = 30.0
+IDLE_S = 15.0
 """So long nothing may move before the operator is told that no worker seems to be there."""
 JOURNAL_PATIENCE_S = 120.0
 

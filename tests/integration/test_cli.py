@@ -133,13 +133,13 @@ def test_a_run_without_worker_says_so_and_is_left_to_the_workers(deployment: Dep
         run_id = int(first.split()[1])
         refused = deployment.cli("run", "--manual", *INTERVAL, expect=1)
         assert f"skipped: manual_codes_cli has an active run already: run {run_id}" in refused.stderr
-        time.sleep(33)
+        time.sleep(17)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "no worker has taken anything for 30 s: start one with celery -A etl_tasks worker" in said
+    assert "no worker has taken anything for 15 s: start one with celery -A etl_tasks worker" in said
     assert f"run {run_id} is left to the workers" in said
     assert "Traceback" not in said
     (lane,) = [each for each in json_of(deployment, "status")["processes"] if each["process"] == "manual_codes_cli"]
