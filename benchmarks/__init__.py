@@ -1,1 +1,1 @@
-"""What the product costs, each number beside its bound and beside a baseline measured in the same run: ``python -m benchmarks``."""
+"""What the product costs: each number beside its bound and a baseline of the same run (``python -m benchmarks``)."""

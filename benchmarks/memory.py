@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.processes import only_child, peak_mb, resident_mb
@@ -50,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Sequence[Measure], Sequence[str]]:
-    """Both slices, each by a fresh child, and the plain loop on the first one's rows. Raises AssertionError unless exact."""
+    """Both slices, each by a fresh child, and the plain loop on the first one's rows. AssertionError unless exact."""
     since = midnight(1) + timedelta(hours=10)
     until = since + SLICE
     spec = DatasetSpec(rows=0, days=1, seed=91, until_ms=ms(until))
@@ -66,7 +67,6 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         _seed(deployment, wide)
         loaded_wide = _load(deployment, since, until)
 
-    against = "the plain loop (phoenixdb rows → clickhouse-driver rows) on the same rows"
     rate = loaded.rows / loaded.seconds
     plain_rate = plain["rows"] / plain["seconds"]
     measures = [
@@ -76,15 +76,15 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         Measure(
             f"peak of a worker child, a slice of {loaded_wide.rows:,} rows of 4 MB", loaded_wide.peak_mb, "MB", BOUND_MB
         ),
-        Measure("of that, held before its first task", loaded.idle_mb, "MB"),
+        Measure("of both, held before the first task", loaded.idle_mb, "MB"),
         Measure(f"resident after the slice of {loaded.rows:,} rows", loaded.after_mb, "MB"),
         Measure(f"resident after the slice of {loaded_wide.rows:,} wide rows", loaded_wide.after_mb, "MB"),
         Measure("rows a second, count, read and insert", rate, "rows/s", None, plain_rate),
         Measure("megabytes a second, wide rows", loaded_wide.rows * WIDE_BYTES / 1e6 / loaded_wide.seconds, "MB/s"),
     ]
     notes = (
-        f"baseline: {against}",
-        "the child's peak is VmHWM of the prefork child over the slice and the publish after it; MB are 1,000,000 bytes",
+        "baseline: the plain loop (phoenixdb fetchmany → clickhouse-driver rows) on the same rows, in its own process",
+        "peak: VmHWM of the prefork child over the slice and the publish after it; MB are 1,000,000 bytes",
         "both slices are exact: every column of every row of CLEAN_ALL compared with the seeder's oracle",
     )
     return measures, notes
@@ -119,7 +119,7 @@ def _load(deployment: Deployment, since: datetime, until: datetime) -> Load:
 def _assert_exact(deployment: Deployment, since: datetime, until: datetime) -> None:
     """A part of the window at a time: the oracle's rows and ClickHouse's are both held for the comparison."""
     edges = [since + (until - since) * part // PARTS_COMPARED for part in range(PARTS_COMPARED + 1)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found = deployment.clean_difference(low, high)
         assert not found, f"CLEAN_ALL is not exact in [{low}, {high}): {str(found)[:2000]}"
     (total,) = deployment.query(f"SELECT count() FROM {deployment.clean_all}")[0]
@@ -155,10 +155,8 @@ def _plain_loop(deployment: Deployment, since: datetime, until: datetime) -> dic
     )
     assert done.returncode == 0, f"the plain loop failed:\n{done.stderr[-2000:]}"
     result: dict[str, float] = json.loads(done.stdout)
-    print(
-        f"  the plain loop: {result['rows']:,} rows in {result['seconds']:.0f} s, peak {result['peak_mb']:.0f} MB",
-        flush=True,
-    )
+    rows, seconds, peak = (result[name] for name in ("rows", "seconds", "peak_mb"))
+    print(f"  the plain loop: {rows:,} rows in {seconds:.0f} s, peak {peak:.0f} MB", flush=True)
     return result
 
 
@@ -170,9 +168,7 @@ def _give_heap(stack: Stack) -> None:
     given = next((int(size[1]) * (1024 if size[2] in b"gG" else 1) for size in sizes if size), 0)
     if given >= 2048:
         return
-    stack.report(
-        f"HBase runs with {given} MB of heap: it is started again with {HEAP}, which it keeps until its next start"
-    )
+    stack.report(f"HBase has {given} MB of heap: it starts again with {HEAP}, which it keeps until its next start")
     for name in ("pqs", "hbase"):
         stack.stop(name)
     for name in ("hbase", "pqs"):

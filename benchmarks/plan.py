@@ -79,7 +79,7 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         Measure("attempts a slice (1: none was tried or sent twice in vain)", drained["attempts"] / slices, ""),
     ]
     notes = (
-        "baseline: the same rows by psycopg2's executemany, one INSERT each, into a table of the same form, one transaction",
+        "baseline: the same rows by psycopg2's executemany, an INSERT each, one transaction, a table of the same form",
         f"drained: {options.days} of {MONTH_DAYS} days, each slice a COUNT and a read of an empty source; "
         f"{drained['messages']:,} sends of {slices:,} slices; every slice done, every partition published, the run ok",
     )

@@ -21,7 +21,8 @@ from etl_tasks.core.records import NewRun, PlannedRun
 from etl_tasks.pipeline import plan as plan_module
 from etl_tasks.pipeline.plan import PlanRequest, plan_interval
 
-INSERT_ONE = "INSERT INTO one_by_one (run_id, clean_table, partition, window_from, window_to, step) VALUES (%s, %s, %s, %s, %s, %s)"
+COLUMNS = ("run_id", "clean_table", "partition", "window_from", "window_to", "step")
+INSERT_ONE = f"INSERT INTO one_by_one ({', '.join(COLUMNS)}) VALUES ({', '.join('%s' for _ in COLUMNS)})"
 
 
 @dataclass
@@ -86,8 +87,8 @@ def main() -> int:
     timed = Timed()
     context = wiring().plan_context()
     runs = context.journal.runs
-    runs.plan = lambda new, most: timed.plan(runs, new, most)  # type: ignore[method-assign]
-    plan_module._dispatch = timed.dispatch
+    runs.plan = lambda new, most: timed.plan(runs, new, most)  # type: ignore[assignment, arg-type, method-assign]
+    plan_module._dispatch = timed.dispatch  # type: ignore[assignment]
     began = time.perf_counter()
     planned = plan_interval(PlanRequest(since, until, manual=True), context)
     timed.facts["total_s"] = time.perf_counter() - began

@@ -6,19 +6,32 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 
 from etl_tasks.core.overload import Action, OverloadRules, decide
-from etl_tasks.core.records import SliceClaim, Transition
+from etl_tasks.core.records import SliceClaim, SliceResult, Transition
 from etl_tasks.core.windows import halve
-from etl_tasks.errors import EtlError, LostOwnership, Overloaded, QueryTimedOut, TerminalError, Unreachable
+from etl_tasks.errors import (
+    EtlError,
+    LostOwnership,
+    Overloaded,
+    QueryTimedOut,
+    SchemaError,
+    TerminalError,
+    TransientError,
+    Unreachable,
+)
 from etl_tasks.pipeline.lease import Lease
-from etl_tasks.pipeline.load import LoadRules, Loader
+from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.ports import Dispatcher, Journal
+from etl_tasks.pipeline.settle import forget_frames, settle
+from etl_tasks.pipeline.stopping import WorkerStopping
 from etl_tasks.pipeline.tell import tell
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 # An attempt that failed for a passing reason is not repeated at once; doubled for each attempt spent.
 _RETRY_DELAY_S = 5.0
@@ -29,18 +42,21 @@ _RETRY_DELAY_CAP_S = 300.0
 class ExtractContext:
     """What the work on slices needs in one worker child.
 
-    ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has. ``open_journal`` makes a
-    journal for another thread. ``soft_limit`` is what the worker raises when the task's soft time limit has passed.
+    ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader`` closes
+    them. ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the task's soft
+    time limit has passed; ``check_stop`` raises WorkerStopping when the worker was asked to stop.
     """
 
     journal: Journal
     open_journal: Callable[[], Journal]
     open_loader: Callable[[], Loader]
+    drop_loader: Callable[[], None]
     dispatcher: Dispatcher
     rules: LoadRules
     overload: OverloadRules
     worker: str
     soft_limit: type[BaseException]
+    check_stop: Callable[[], None]
     jitter: Callable[[], float] = field(default=random.random)
 
 
@@ -74,7 +90,7 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
     )
     try:
         with lease:
-            return _attempt(claim, lease, context)
+            return _Attempt(claim, lease, context).run()
     except LostOwnership as error:
         log.warning("slice_lost", error=str(error))
         return "lost"
@@ -85,83 +101,149 @@ def _open_renewer(context: ExtractContext, claim: SliceClaim) -> tuple[Callable[
     return lambda: journal.slices.renew(claim, context.rules.lease_s), journal.close
 
 
-def _attempt(claim: SliceClaim, lease: Lease, context: ExtractContext) -> str:
-    """Tries on the window until it is loaded, split, given back or failed."""
-    tries = 0
-    while True:
-        tries += 1
+class _Attempt:
+    """One attempt under its lease: tries on the window until it is loaded, split, given back or failed."""
+
+    def __init__(self, claim: SliceClaim, lease: Lease, context: ExtractContext) -> None:
+        self._claim = claim
+        self._lease = lease
+        self._context = context
+        self._slices = context.journal.slices
+
+    def run(self) -> str:
+        """What became of the slice; raises LostOwnership."""
         try:
-            result = context.open_loader().load(claim, lease.checkpoint, context.journal)
-        except LostOwnership:
-            raise
-        except context.soft_limit:
-            error: Exception = QueryTimedOut("the task's soft time limit passed (TASK_SOFT_TIME_LIMIT_MIN)")
-            tries = max(tries, context.overload.max_attempts)
-        except Exception as failure:
-            error = failure
-        else:
-            lease.checkpoint()
-            _tell(context, claim, context.journal.slices.finish(claim, result))
-            log.info(
-                "slice_done",
-                rows_read=result.rows_read,
-                rows_inserted=result.rows_inserted,
-                rows_distinct=result.rows_distinct,
-                rows_rejected=result.rows_rejected,
-                timings_ms=dict(result.timings_ms),
-            )
-            return "done"
-        if not isinstance(error, EtlError):
-            # A fault of ours or of a library: the journal gets one line, the log the whole trace.
-            log.error("slice_fault", error=f"{type(error).__name__}: {error}", exc_info=error)
-        outcome = _after_failure(claim, error, tries, lease, context)
-        if outcome is not None:
-            return outcome
+            return self._tries()
+        except WorkerStopping as error:
+            return self._give_back_to_others(error)
+        except self._context.soft_limit:
+            # In a pause between two tries: the time is up all the same.
+            outcome = self._after_failure(self._out_of_time(), self._context.overload.max_attempts)
+            return outcome or "planned"
 
+    def _tries(self) -> str:
+        context = self._context
+        tries = 0
+        while True:
+            tries += 1
+            loader: Loader | None = None
+            try:
+                self._checkpoint()
+                loader = context.open_loader()
+                result = loader.load(self._claim, self._checkpoint, context.journal)
+            except (LostOwnership, WorkerStopping):
+                raise
+            except context.soft_limit:
+                # It may have come while a block was on its way: the thread that sends it keeps its connections.
+                context.drop_loader()
+                error: Exception = self._out_of_time()
+                tries = max(tries, context.overload.max_attempts)
+            except Exception as failure:
+                error = failure
+            else:
+                return self._finish(result)
+            if not isinstance(error, EtlError):
+                # A fault of ours or of a library: the journal gets one line, the log the whole trace.
+                log.error("slice_fault", error=f"{type(error).__name__}: {error}", exc_info=error)
+            forget_frames(error)
+            if not isinstance(error, Overloaded):
+                # An overloaded source is not asked for its catalog on top of it; after anything else all is made anew.
+                context.drop_loader()
+            if isinstance(error, SchemaError) and loader is not None and loader.used:
+                log.info("columns_asked_again", error=str(error))
+                tries -= 1
+                continue
+            outcome = self._after_failure(error, tries)
+            if outcome is not None:
+                return outcome
+            del error
 
-def _after_failure(
-    claim: SliceClaim, error: Exception, tries: int, lease: Lease, context: ExtractContext
-) -> str | None:
-    """Act on a failed try; None: try again now."""
-    slices = context.journal.slices
-    decision = decide(
-        error,
-        tries=tries,
-        window=claim.window,
-        depth=claim.depth,
-        rules=context.overload,
-        jitter=context.jitter(),
-    )
-    log.warning(
-        "slice_try_failed",
-        error_kind=type(error).__name__,
-        action=str(decision.action),
-        delay_s=round(decision.delay_s, 2),
-        reason=decision.reason,
-    )
-    if isinstance(error, Overloaded):
-        slices.note_overload(claim, error)
-    lease.checkpoint()
-    if decision.action in (Action.RETRY, Action.RECONNECT):
-        lease.sleep(decision.delay_s)
-        return None
-    if decision.action is Action.SPLIT:
-        transition = slices.split(claim, halve(claim.window), error, decision.reason)
-        log.warning("slice_split", children=list(transition.children), depth=claim.depth + 1)
-        _tell(context, claim, transition)
-        return "split"
-    if decision.action is Action.WAIT or isinstance(error, Unreachable):
-        slices.give_back(claim, error, decision.reason, delay_s=decision.delay_s, refund=True)
+    def _finish(self, result: SliceResult) -> str:
+        self._lease.checkpoint()
+        self._tell(self._settle(lambda: self._slices.finish(self._claim, result)))
+        log.info(
+            "slice_done",
+            rows_read=result.rows_read,
+            rows_inserted=result.rows_inserted,
+            rows_distinct=result.rows_distinct,
+            rows_rejected=result.rows_rejected,
+            timings_ms=dict(result.timings_ms),
+        )
+        return "done"
+
+    def _after_failure(self, error: Exception, tries: int) -> str | None:
+        """Act on a failed try; None: try again now."""
+        claim, context, slices = self._claim, self._context, self._slices
+        decision = decide(
+            error,
+            tries=tries,
+            window=claim.window,
+            depth=claim.depth,
+            rules=context.overload,
+            jitter=context.jitter(),
+        )
+        log.warning(
+            "slice_try_failed",
+            error_kind=type(error).__name__,
+            action=str(decision.action),
+            delay_s=round(decision.delay_s, 2),
+            reason=decision.reason,
+        )
+        if isinstance(error, Overloaded):
+            self._note_overload(error)
+        self._lease.checkpoint()
+        if decision.action in (Action.RETRY, Action.RECONNECT):
+            self._pause(decision.delay_s)
+            return None
+        if decision.action is Action.SPLIT:
+            transition = self._settle(lambda: slices.split(claim, halve(claim.window), error, decision.reason))
+            log.warning("slice_split", children=list(transition.children), depth=claim.depth + 1)
+            self._tell(transition)
+            return "split"
+        if decision.action is Action.WAIT or isinstance(error, Unreachable):
+            return self._give_back(error, decision.reason, delay_s=decision.delay_s, refund=True)
+        if isinstance(error, TerminalError) or claim.spent >= context.rules.max_attempts:
+            transition = self._settle(lambda: slices.fail(claim, error, decision.reason))
+            log.error("slice_error", error_kind=type(error).__name__, reason=decision.reason)
+            self._tell(transition)
+            return "error"
+        delay_s = min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S)
+        return self._give_back(error, decision.reason, delay_s=delay_s, refund=False)
+
+    def _give_back(self, error: BaseException, reason: str, *, delay_s: float, refund: bool) -> str:
+        self._settle(lambda: self._slices.give_back(self._claim, error, reason, delay_s=delay_s, refund=refund))
         return "planned"
-    if isinstance(error, TerminalError) or claim.spent >= context.rules.max_attempts:
-        transition = slices.fail(claim, error, decision.reason)
-        log.error("slice_error", error_kind=type(error).__name__, reason=decision.reason)
-        _tell(context, claim, transition)
-        return "error"
-    delay_s = min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S)
-    slices.give_back(claim, error, decision.reason, delay_s=delay_s, refund=False)
-    return "planned"
 
+    def _give_back_to_others(self, error: WorkerStopping) -> str:
+        log.info("slice_given_back", reason=str(error))
+        self._context.drop_loader()
+        self._give_back(error, str(error), delay_s=0.0, refund=True)
+        # The other workers need not wait for a sweep.
+        self._tell(Transition(self._claim.run_id, self._claim.partition, children=(self._claim.slice_id,)))
+        return "planned"
 
-def _tell(context: ExtractContext, claim: SliceClaim, transition: Transition) -> None:
-    tell(context.journal, context.dispatcher, [transition], claim.manual)
+    def _note_overload(self, error: Overloaded) -> None:
+        try:
+            self._slices.note_overload(self._claim, error)
+        except TransientError as away:
+            log.warning("overload_not_noted", error=str(away))
+
+    def _checkpoint(self) -> None:
+        self._lease.checkpoint()
+        self._context.check_stop()
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._lease.sleep(min(left, 1.0))
+            self._context.check_stop()
+
+    @staticmethod
+    def _out_of_time() -> QueryTimedOut:
+        return QueryTimedOut("the task's soft time limit passed (TASK_SOFT_TIME_LIMIT_MIN)")
+
+    def _settle(self, transition: Callable[[], T]) -> T:
+        return settle(transition, self._lease, self._context.soft_limit)
+
+    def _tell(self, transition: Transition) -> None:
+        tell(self._context.journal, self._context.dispatcher, [transition], self._claim.manual)

@@ -126,8 +126,9 @@ def test_arrays_past_row_5000_are_whole(source: Callable[..., PhoenixSource]) ->
 
 def test_frames_begin_small_and_never_have_more_than_fetch_rows(source: Callable[..., PhoenixSource]) -> None:
     sizes = [batch.rows for batch in source(fetch_rows=300).read(ALL)]
-    assert sizes[:4] == [FIRST_FRAME_ROWS, 64, 300, 300] and max(sizes) == 300 and sum(sizes) == SPEC.rows
-    assert [b.rows for b in source(fetch_rows=3).read(Window(ALL.start, ALL.start + timedelta(minutes=20)))][:2] == [
+    assert sizes[:5] == [FIRST_FRAME_ROWS, 8, 64, 300, 300] and max(sizes) == 300 and sum(sizes) == SPEC.rows
+    assert [b.rows for b in source(fetch_rows=3).read(Window(ALL.start, ALL.start + timedelta(minutes=20)))][:3] == [
+        1,
         3,
         3,
     ]

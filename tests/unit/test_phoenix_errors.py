@@ -269,22 +269,23 @@ def test_frames_begin_small_grow_and_stay_below_their_bytes() -> None:
     pace = FramePace(5_000, 16 << 20)
     assert pace.begin() == FIRST_FRAME_ROWS
     asked = [
+        pace.next(1, 1 * 1_500),
         pace.next(8, 8 * 1_500),
         pace.next(64, 64 * 1_500),
         pace.next(512, 512 * 1_500),
         pace.next(4_096, 4_096 * 1_500),
     ]
-    assert asked == [64, 512, 4_096, 5_000]
+    assert asked == [8, 64, 512, 4_096, 5_000]
     assert pace.next(5_000, 5_000 * 8_000) == (16 << 20) // 8_000
     assert pace.next(1, 8 << 20) == 2  # rows of 4 MB, sent twice
     assert pace.next(2, 40 << 20) == 1
-    assert FramePace(3, 1).begin() == 3 and FramePace(5_000, 1).next(0, 0) >= 1
+    assert FramePace(3, 1).next(1, 1) == 1 and FramePace(5_000, 1).next(0, 0) >= 1
 
 
 def test_after_a_heap_that_ran_out_frames_are_smaller_until_reads_go_well() -> None:
     pace = FramePace(5_000, 16 << 20)
     pace.begin()
-    for _ in range(4):
+    for _ in range(5):
         pace.next(5_000, 5_000)
     pace.too_much()
     assert max(pace.next(5_000, 5_000) for _ in range(9)) == 1_250

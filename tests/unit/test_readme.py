@@ -7,13 +7,14 @@ import subprocess
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import click
 import pytest
 
 from devstack.__main__ import _parser as devstack_parser
 from etl_tasks.cli.main import cli
-from etl_tasks.config import OLD_NAMES, describe, load_settings
+from etl_tasks.config import OLD_NAMES, Settings, describe, load_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,18 +40,26 @@ def settings_block() -> str:
     for group, rows in groupby(describe(load_settings({})), key=lambda row: row.group):
         lines += ["", f"**{group}**", "", "| name | default | meaning |", "| --- | --- | --- |"]
         for row in rows:
-            # A cell that is too wide for the table helps nobody, and the connection string's tail says nothing.
+            # A cell that is too wide for the table helps nobody: .env.example has every default in full.
             default = row.default.partition("?")[0]
+            default = default if len(default) <= 40 else f"{default[:16]}…"
             shown = f"`{default}`" + (f" {row.unit}" if row.unit else "") if default else "–"
             old = [name for name, new in OLD_NAMES.items() if new == row.name]
-            meaning = row.description + (f" Old name: `{old[0]}`." if old else "")
+            meaning = row.description + choices(row.name) + (f" Old name: `{old[0]}`." if old else "")
             lines.append(f"| `{row.name}` | {shown} | {meaning} |".replace("<", "&lt;"))
     return "\n".join([*lines, "", END])
 
 
+def choices(name: str) -> str:
+    """What may be written, where that is one of a few words."""
+    annotation = Settings.model_fields[name.lower()].annotation
+    words = [f"`{word}`" for word in get_args(annotation)] if get_origin(annotation) is Literal else []
+    return f" One of {', '.join(words)}." if words else ""
+
+
 @cache
 def tracked() -> dict[str, str]:
-    """The text of every file of the project by its path: what git has or would take, else all but the ignored."""
+    """The text of every file of the project by its path: what git has or would take; without git, what looks so."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -58,9 +67,12 @@ def tracked() -> dict[str, str]:
         text=True,
         check=False,
     )
-    if listed.returncode != 0:
-        pytest.skip("this is no git checkout, so what belongs to the project is not known")
-    paths = [ROOT / name for name in listed.stdout.splitlines()]
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.splitlines()]
+    else:
+        hidden = (".ci", ".github", ".env.example")
+        tops = [path for path in ROOT.iterdir() if not path.name.startswith(".") or path.name in hidden]
+        paths = [path for top in tops for path in (top, *top.rglob("*")) if "__pycache__" not in path.parts]
     return {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="replace")
         for path in paths
@@ -185,6 +197,15 @@ def test_every_message_of_the_troubleshooting_is_one_that_the_code_says() -> Non
 )
 def test_what_the_old_readme_explained_is_explained(old: str) -> None:
     assert old in README.partition("## Troubleshooting")[2]
+
+
+def test_ci_runs_what_readme_says_it_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    text = script.read_text(encoding="utf-8")
+    assert script.stat().st_mode & 0o111
+    assert text.index("\nmake lint") < text.index("\nmake test")
+    assert "export CI=true" in text
+    assert "run: bash .ci/run" in (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
 
 
 def test_no_other_machine_is_named_anywhere() -> None:

@@ -12,7 +12,17 @@ from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import parse_table
 from etl_tasks.adapters.clickhouse.insert import insert_batch
 from etl_tasks.adapters.clickhouse.publish import PartitionPublish
-from etl_tasks.adapters.clickhouse.topology import TAG, RawTable, Shard, Topology, discover, locate_raw, pin
+from etl_tasks.adapters.clickhouse.topology import (
+    TAG,
+    RawTable,
+    Shard,
+    Topology,
+    discover,
+    locate_raw,
+    pin,
+    table_facts,
+)
+from etl_tasks.adapters.clickhouse.ttl import ttl_seconds
 from etl_tasks.core.batch import ColumnBatch, TargetColumn
 from etl_tasks.core.publishing import PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.windows import Window
@@ -60,6 +70,12 @@ class ClickHouseTarget:
             self._failover.run(lambda connection: connection.execute(catalog_sql.DATETIME64_RANGE, tag=TAG))
         )
         return int(first), int(last)
+
+    def clean_ttl_s(self) -> int | None:
+        """Seconds for which CLEAN keeps a row by its own time; None for ever, or when its TTL is of another form."""
+        clean = parse_table(self._config.clean_table)
+        facts = self._failover.run(lambda connection: table_facts(connection, clean))
+        return None if facts is None else ttl_seconds(facts.engine_full, self._config.ts_column)
 
     def insert(self, batch: ColumnBatch, version_ms: int) -> None:
         """Insert one block into RAW with ``ingested_at = version_ms`` for all rows; returns when every shard has it."""

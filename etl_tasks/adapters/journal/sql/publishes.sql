@@ -145,7 +145,7 @@ WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_st
 RETURNING spent;
 
 -- name: fail_publish_if_running
--- running -> error: only a new load, a resume or a publish by hand tries again.
+-- running -> error: only a new load tries again.
 UPDATE public.inc_processing_partitions
 SET publish_state = 'error', lease_until = NULL, error_kind = %(error_kind)s, last_error = %(last_error)s
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_state = 'running' AND token = %(token)s

@@ -1,0 +1,49 @@
+"""A graceful stop of the worker, as its children see it: the work in hand is given back, and no attempt is spent."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+
+from etl_tasks.errors import EtlError
+
+# What is nearly done may end; whoever waits for a container gives it 10 s before it kills.
+GRACE_S = 5.0
+
+_MOMENT = struct.Struct("d")
+
+
+class WorkerStopping(EtlError):
+    """The worker was asked to stop: give back what is in hand."""
+
+
+class StopFlag:
+    """Set in a worker's main, seen in its children: a page of memory that a fork shares.
+
+    Make it before the fork. Setting it is one write, so that a signal handler may do it.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        self._grace_s = grace_s
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def set(self) -> None:
+        """The worker was asked to stop; the first time counts."""
+        if not self._asked_at():
+            _MOMENT.pack_into(self._page, 0, time.monotonic())
+
+    def clear(self) -> None:
+        """The worker begins."""
+        _MOMENT.pack_into(self._page, 0, 0.0)
+
+    def check(self) -> None:
+        """Raise WorkerStopping once the worker was asked to stop and the grace has passed."""
+        asked_at = self._asked_at()
+        # The monotonic clock is one for all processes of a host.
+        if asked_at and time.monotonic() - asked_at >= self._grace_s:
+            raise WorkerStopping("the worker was asked to stop; another one goes on with this, no attempt is spent")
+
+    def _asked_at(self) -> float:
+        (asked_at,) = _MOMENT.unpack_from(self._page, 0)
+        return float(asked_at)
