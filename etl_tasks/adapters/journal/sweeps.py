@@ -60,7 +60,8 @@ class SweepJournal:
             RunStatus.ERROR,
             lambda row: (
                 f"no progress for {patience_s:g} s (SOURCE_PATIENCE_S): the source, ClickHouse or every worker was "
-                "away; see the last errors of its slices, then load the interval again: python -m etl_tasks run --manual"
+                "away; see the last errors of its slices, then load the interval again: "
+                "python -m etl_tasks run --manual"
             ),
         )
 
