@@ -1,4 +1,4 @@
-"""Celery's configuration, from the settings in force: JSON only, late acknowledgement, one message at a time, four queues."""
+"""Celery's configuration, from the settings in force: JSON only, late acknowledgement, one message at a time."""
 
 from kombu import Queue
 
@@ -45,6 +45,8 @@ _publish_limits = {
 task_annotations = {"etl_tasks.dedup_publish": _publish_limits}
 
 broker_connection_retry_on_startup = True
+# A worker waits for Redis as long as it takes: its main goes on sweeping, and what its children do is not cut off.
+broker_connection_max_retries = None
 # The visibility time-out outlives every task, or Redis hands out a running one again (FACTS, Celery on Redis).
 broker_transport_options = {
     "visibility_timeout": _settings.visibility_timeout_h * 3600,
@@ -53,8 +55,9 @@ broker_transport_options = {
     "socket_keepalive": True,
     "retry_on_timeout": False,
     "health_check_interval": 10,
-    # Unacknowledged messages of a dead worker come back without up to 100 s of delay.
+    # Messages past the visibility time-out are looked for every 10 s; the default looks at every tenth of these only.
     "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
 }
 result_backend_transport_options = {"visibility_timeout": _settings.visibility_timeout_h * 3600}
 redis_socket_timeout = 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 measures, notes = BENCHMARKS[name].run(stack, Path(scratch), options)
             show(name, measures, notes)
             broken += [f"{name}: {measure.name}" for measure in measures if measure.broken]
-    except (DevstackError, AssertionError) as error:
+    except (DevstackError, AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     for line in broken:

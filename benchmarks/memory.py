@@ -30,7 +30,7 @@ HEAP = "2g"
 WIDE_BYTES = 4_000_000
 SLICE = timedelta(minutes=5)
 PARTS_COMPARED = 12
-RUN_TIMEOUT_S = 1_800.0
+RUN_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""The app: ``celery -A etl_tasks worker | beat | flower | call``; its signals, and the sweep timer in every worker's main."""
+"""The app: ``celery -A etl_tasks worker | beat | flower | call``, and its signals."""
 
 from __future__ import annotations
 
 import os
-import threading
 from functools import cache
 from typing import Any
 
@@ -11,10 +10,10 @@ import structlog
 from celery import Celery, signals
 
 from etl_tasks.config import Settings, load_settings
-from etl_tasks.errors import EtlError
 from etl_tasks.log import clear_log_context, configure_logging
-from etl_tasks.pipeline.sweep import sweep
-from etl_tasks.wiring import Wiring, wiring_factory
+from etl_tasks.main_loop import MainLoop
+from etl_tasks.pipeline.stopping import StopFlag
+from etl_tasks.wiring import wiring_factory
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +26,10 @@ def settings() -> Settings:
 
 app = Celery("etl_tasks", include=["etl_tasks.tasks"])
 app.config_from_object("celeryconfig")
-wiring = wiring_factory(settings, app)
-
-_sweeps_ended = threading.Event()
+# Made here, before any fork: the worker's main sets it and its children see it.
+stop = StopFlag()
+wiring = wiring_factory(settings, app, stop)
+app.steps["worker"].add(MainLoop)
 
 
 @signals.setup_logging.connect
@@ -40,6 +40,7 @@ def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
 
 @signals.worker_init.connect
 def _check_settings(**_: Any) -> None:
+    stop.clear()
     for warning in settings().warnings:
         log.warning("setting_warning", warning=warning)
 
@@ -49,25 +50,6 @@ def _forget_parent(**_: Any) -> None:
     clear_log_context()
 
 
-@signals.worker_ready.connect
-def _start_sweeping(**_: Any) -> None:
-    _sweeps_ended.clear()
-    threading.Thread(target=_sweep_until_ended, name="sweep", daemon=True).start()
-
-
 @signals.worker_shutting_down.connect
-def _end_sweeping(**_: Any) -> None:
-    _sweeps_ended.set()
-
-
-def _sweep_until_ended() -> None:
-    own = Wiring(settings(), app)
-    context = own.sweep_context()
-    while not _sweeps_ended.wait(own.settings.sweep_every_s):
-        try:
-            sweep(context)
-        except EtlError as error:
-            log.warning("sweep_failed", error=str(error))
-        except Exception:
-            # The sweeper is what everything else relies on: it says what went wrong, and goes on.
-            log.exception("sweep_fault")
+def _tell_children(**_: Any) -> None:
+    stop.set()

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 
 from celery import Celery
@@ -16,30 +17,43 @@ from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
 from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.pins import PublishPins
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
 from etl_tasks.core.coerce import CoercionPlan
+from etl_tasks.core.expiry import expiry_notice
 from etl_tasks.core.records import SanitizeRules
+from etl_tasks.core.slicing import SlicePlan
 from etl_tasks.core.windows import Window
+from etl_tasks.errors import TransientError
 from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.publish import PublishContext
 from etl_tasks.pipeline.reconcile import ReconcileContext
+from etl_tasks.pipeline.stopping import StopFlag
 from etl_tasks.pipeline.sweep import SweepContext, SweepRules
 
 # Bounds a worker child's memory whatever the rows' width: two blocks and a frame are alive at once.
 INSERT_BYTES = 12 * 1024 * 1024
 
+# Time-outs of ClickHouse, in seconds, where the tasks' soft limits do not ask for shorter ones: an answer, a statement,
+# a statement of a publish.
+ANSWER_S, STATEMENT_S, PUBLISH_STATEMENT_S = 300.0, 600, 7200
+
 
 class Wiring:
-    """Adapters and contexts of one process, made at first use. Make it after fork, and use it from one thread."""
+    """Adapters and contexts of one process, made at first use. Make it after fork, and use it from one thread.
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    ``stop`` is set when this process's worker is asked to stop.
+    """
+
+    def __init__(self, settings: Settings, app: Celery, stop: StopFlag | None = None) -> None:
         self.settings = settings
         self._app = app
+        self._stop = stop or StopFlag()
         self._loader: Loader | None = None
 
     @cached_property
@@ -107,6 +121,8 @@ class Wiring:
     def clickhouse_config(self) -> ClickHouseConfig:
         """How to reach ClickHouse, and the names of its tables."""
         settings = self.settings
+        # Time-outs < soft limits, whatever those are set to: a task is to fail by itself, not to be stopped.
+        soft_s, publish_soft_s = settings.task_soft_time_limit_min * 60, settings.publish_soft_time_limit_min * 60
         return ClickHouseConfig(
             hosts=tuple(Host(name, port) for name, port in settings.ch_endpoints),
             user=settings.ch_user,
@@ -123,6 +139,9 @@ class Wiring:
             compression=settings.ch_compression,
             insert_max_retries=settings.ch_insert_max_retries,
             insert_quorum=settings.ch_insert_quorum,
+            send_receive_timeout_s=min(ANSWER_S, soft_s / 2),
+            max_execution_time_s=min(STATEMENT_S, soft_s * 3 // 4),
+            publish_statement_timeout_s=min(PUBLISH_STATEMENT_S, publish_soft_s * 3 // 4),
         )
 
     def open_target(self) -> ClickHouseTarget:
@@ -143,19 +162,32 @@ class Wiring:
         return clickhouse_ddl.apply(self.clickhouse_config)
 
     def loader(self) -> Loader:
-        """Source, target and coercion of this child; made anew after a failure to make it."""
+        """Source, target and coercion of this child, kept from slice to slice until ``drop_loader``."""
         if self._loader is None:
-            source = self.open_source()
-            target = self.open_target()
-            source.probe()
-            coercion = CoercionPlan.build(
-                source.columns(),
-                target.check_tables(self.settings.main_columns),
-                partition_column=self.settings.hbase_main_ts_column,
-                datetime64_range_ms=target.datetime64_range_ms(),
-            )
-            self._loader = Loader(source, target, coercion, self.load_rules)
+            source, target = self.open_source(), self.open_target()
+            try:
+                source.probe()
+                self._loader = Loader(source, target, self._coercion(source, target), self.load_rules)
+            except BaseException:
+                source.discard()
+                target.close()
+                raise
         return self._loader
+
+    def drop_loader(self) -> None:
+        """Forget the loader and its connections; the next slice asks for the columns anew."""
+        loader, self._loader = self._loader, None
+        if loader is not None:
+            loader.close()
+
+    def _coercion(self, source: PhoenixSource, target: ClickHouseTarget) -> CoercionPlan:
+        """Columns of both sides, checked against each other; raises SchemaError with all faults."""
+        return CoercionPlan.build(
+            source.columns(),
+            target.check_tables(self.settings.main_columns),
+            partition_column=self.settings.hbase_main_ts_column,
+            datetime64_range_ms=target.datetime64_range_ms(),
+        )
 
     @cached_property
     def load_rules(self) -> LoadRules:
@@ -180,26 +212,33 @@ class Wiring:
             hard_ttl_min=settings.sanitize_hard_ttl_min,
         )
 
-    def check_services(self, window: Window | None) -> list[str]:
+    def check_services(self, plan: SlicePlan, now: datetime) -> list[str]:
         """Columns and types of source and target, all faults as errors; what is merely unwise as notices."""
+        notices: list[str] = []
         source = self.open_source()
         try:
             source.probe()
-            CoercionPlan.build(
-                source.columns(),
-                self.target.check_tables(self.settings.main_columns),
-                partition_column=self.settings.hbase_main_ts_column,
-                datetime64_range_ms=self.target.datetime64_range_ms(),
-            )
-            path = source.access_path(window) if window is not None else ""
+            self._coercion(source, self.target)
+            if plan.source_windows:
+                notices += self._access_notices(source, plan.source_windows[0])
         finally:
             source.close()
-        if "FULL SCAN" in path:
-            return [
-                "the source is read by a FULL SCAN: every window costs the whole table and splitting cures no overload; "
-                "an index on the time column and PHX_QUERY_HINT cure it"
-            ]
-        return []
+        expiry = expiry_notice(plan.partitions, self.target.clean_ttl_s(), now)
+        return [*notices, expiry] if expiry else notices
+
+    @staticmethod
+    def _access_notices(source: PhoenixSource, window: Window) -> list[str]:
+        try:
+            path = source.access_path(window)
+        except TransientError as error:
+            # An overloaded server may refuse the question too; the plan does not hang on it.
+            return [f"how the source is read could not be asked: {error}"]
+        if "FULL SCAN" not in path:
+            return []
+        return [
+            "the source is read by a FULL SCAN: every window costs the whole table and splitting cures no overload; "
+            "an index on the time column and PHX_QUERY_HINT cure it"
+        ]
 
     def plan_context(self) -> PlanContext:
         """For planning."""
@@ -222,11 +261,13 @@ class Wiring:
             journal=self.journal,
             open_journal=self.open_journal,
             open_loader=self.loader,
+            drop_loader=self.drop_loader,
             dispatcher=self.dispatcher,
             rules=self.load_rules,
             overload=self.settings.overload_rules,
             worker=self.worker,
             soft_limit=SoftTimeLimitExceeded,
+            check_stop=self._stop.check,
         )
 
     def publish_context(self) -> PublishContext:
@@ -234,15 +275,18 @@ class Wiring:
         settings = self.settings
         return PublishContext(
             journal=self.journal,
+            pins=PublishPins(self.journal.database),
             open_journal=self.open_journal,
             open_target=lambda: self.target,
             dispatcher=self.dispatcher,
             process_name=settings.process_name,
             clean_table=self.clean_table,
             lease_s=settings.lease_s,
+            hard_limit_s=settings.publish_time_limit_min * 60,
             max_attempts=settings.publish_max_attempts,
             worker=self.worker,
             soft_limit=SoftTimeLimitExceeded,
+            check_stop=self._stop.check,
         )
 
     @contextmanager
@@ -291,7 +335,7 @@ class Wiring:
         )
 
 
-def wiring_factory(settings: Callable[[], Settings], app: Celery) -> Callable[[], Wiring]:
+def wiring_factory(settings: Callable[[], Settings], app: Celery, stop: StopFlag) -> Callable[[], Wiring]:
     """A getter that makes one Wiring a process and thread-owner: a fork gets its own."""
     made: dict[int, Wiring] = {}
 
@@ -299,7 +343,7 @@ def wiring_factory(settings: Callable[[], Settings], app: Celery) -> Callable[[]
         pid = os.getpid()
         if pid not in made:
             # What the parent made stays referenced: closing its sockets here would end the parent's sessions.
-            made[pid] = Wiring(settings(), app)
+            made[pid] = Wiring(settings(), app, stop)
         return made[pid]
 
     return current

@@ -64,8 +64,15 @@ class CeleryDispatcher:
             self._app.send_task("etl_tasks.finalize_run", args=(run_id,), ignore_result=True)
 
     def messages_held(self) -> int:
-        """Messages queued for slices, and all that are unacknowledged."""
+        """Messages that wait in the queues of slices; those that a worker has taken are not among them."""
+        return self.messages_waiting((EXTRACT_QUEUE, BACKFILL_QUEUE))
+
+    def messages_waiting(self, queues: Sequence[str]) -> int:
+        """Messages of every priority that wait in ``queues``, asked over a new connection. Raises Unreachable."""
         with _sending(), self._app.connection_for_read() as connection:
-            client = connection.default_channel.client
-            queued = sum(int(client.llen(queue)) for queue in (EXTRACT_QUEUE, BACKFILL_QUEUE))
-            return queued + int(client.hlen("unacked"))
+            channel = connection.default_channel
+            keys = [channel._q_for_pri(queue, priority) for queue in queues for priority in channel.priority_steps]
+            with channel.client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.llen(key)
+                return sum(int(length) for length in pipe.execute())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Observation:
     """A worker at the moment ``at`` (monotonic seconds).
 
-    ``taken`` counts the messages that it has taken since it started, ``busy`` says whether it works on one. ``queued`` is
-    what waits in the queues that it reads; None where Redis did not say.
+    ``taken`` counts the messages that it has taken since it started, ``busy`` says whether it works on one. ``queued``
+    is what waits in the queues that it reads; None where Redis did not say.
     """
 
     at: float

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 
 def expired_partitions(partitions: Iterable[int], ttl_s: int | None, now: datetime) -> list[int]:
-    """Those of ``partitions`` (20250808) of whose day some or all is past ``ttl_s`` seconds at ``now``; None: no TTL."""
+    """Those of ``partitions`` (20250808) of which some is more than ``ttl_s`` seconds before ``now``; None: no TTL."""
     if ttl_s is None:
         return []
     return [partition for partition in partitions if _midnight(partition) + timedelta(seconds=ttl_s) < now]

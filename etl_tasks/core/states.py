@@ -63,7 +63,8 @@ SLICE_TRANSITIONS: Mapping[SliceState, frozenset[SliceState]] = {
     SliceState.RUNNING: frozenset(
         {SliceState.RUNNING, SliceState.PLANNED, SliceState.DONE, SliceState.SPLIT, SliceState.ERROR}
     ),
-    # A publish that finds fewer keys in the window than were counted opens the slice again; where its run has ended, the
+    # A publish that finds fewer keys in the window than were counted opens the slice again; where its run has ended,
+    # the
     # window counts as not loaded.
     SliceState.DONE: frozenset({SliceState.PLANNED, SliceState.ERROR}),
     SliceState.SPLIT: frozenset(),

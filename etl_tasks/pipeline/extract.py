@@ -42,9 +42,9 @@ _RETRY_DELAY_CAP_S = 300.0
 class ExtractContext:
     """What the work on slices needs in one worker child.
 
-    ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader`` closes
-    them. ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the task's soft
-    time limit has passed; ``check_stop`` raises WorkerStopping when the worker was asked to stop.
+    ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader``
+    closes them. ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
+    task's soft time limit has passed; ``check_stop`` raises WorkerStopping when the worker was asked to stop.
     """
 
     journal: Journal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,10 @@ class Lease:
         self._what = what
         self._ended = threading.Event()
         self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._renew_until_ended, name="lease", daemon=True)
+        # With our log context: the ids on lines about the lease are those of the work.
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._renew_until_ended,), name="lease", daemon=True
+        )
 
     def __enter__(self) -> Lease:
         self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.core.coerce import CoercionPlan, Misfit, drop_repeats
 from etl_tasks.core.distinct import KeyCounter
 from etl_tasks.core.records import Reject, SliceClaim, SliceResult
-from etl_tasks.errors import RowRejected, ShortRead
+from etl_tasks.errors import RowRejected, SchemaError, ShortRead, TransientError
 from etl_tasks.pipeline.ports import Journal, Source, Target
 
 log = structlog.get_logger(__name__)
@@ -90,7 +91,8 @@ class _Inserter:
         self._wait()
         block = _joined(self._pending)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
-        self._in_flight = self._executor.submit(self._insert, block)
+        # The ids on log lines live in the context, which a thread does not take over by itself.
+        self._in_flight = self._executor.submit(contextvars.copy_context().run, self._insert, block)
 
     def _insert(self, block: ColumnBatch) -> None:
         self._target.insert(block, self._version_ms)
@@ -103,32 +105,57 @@ class _Inserter:
 
 
 class Loader:
-    """Source, target and coercion of one worker child. After a failure it is to be discarded with its connections."""
+    """Source, target and coercion of one worker child. After a failure it is to be closed, and another one made.
+
+    The exception is an overloaded source: its connection is dropped, the rest may be kept.
+    """
 
     def __init__(self, source: Source, target: Target, coercion: CoercionPlan, rules: LoadRules) -> None:
-        self.source = source
-        self.target = target
+        self._source = source
+        self._target = target
         self._coercion = coercion
         self._rules = rules
+        self._used = False
+
+    @property
+    def used(self) -> bool:
+        """Whether an earlier slice was loaded with it: the columns may have changed since they were asked."""
+        return self._used
+
+    def close(self) -> None:
+        """Drop the connections without a word to the source; never raises."""
+        self._source.discard()
+        self._target.close()
 
     def load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
         """Read the claim's window and insert it under one version; what was moved.
 
         Raises ShortRead when fewer rows came than two counts promised, RowRejected when the run may reject no more,
-        and what source, target and journal raise.
+        SchemaError also when a row does not fit columns that were asked for an earlier slice, and what source, target
+        and journal raise. After any of them the source's connection is gone.
         """
+        self._target.tag = f"etl-run-{claim.run_id}-slice-{claim.slice_id}-{claim.attempt}"
+        try:
+            result = self._load(claim, checkpoint, journal)
+        except BaseException:
+            self._source.discard()
+            raise
+        self._used = True
+        return result
+
+    def _load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
         timings = _Timings()
         mark = time.monotonic()
         # Before the query: of two reads of a row the later one must have the higher version, whichever is inserted
         # last.
         version_ms = journal.slices.next_version(claim.clean_table)
-        counted = self.source.count(claim.window)
+        counted = self._source.count(claim.window)
         mark = timings.add("count", mark)
         keys = KeyCounter()
         rows_read = rows_rejected = 0
         beat_at = time.monotonic()
-        with _Inserter(self.target, version_ms, self._rules) as inserter:
-            for frame in self.source.read(claim.window):
+        with _Inserter(self._target, version_ms, self._rules) as inserter:
+            for frame in self._source.read(claim.window):
                 mark = timings.add("fetch", mark)
                 checkpoint()
                 rows_read += frame.rows
@@ -141,7 +168,7 @@ class Loader:
                 inserter.add(batch)
                 mark = timings.add("insert_wait", mark)
                 if mark - beat_at > _HEARTBEAT_EVERY_S:
-                    journal.runs.heartbeat(claim.run_id, progress=True)
+                    _beat(claim, journal)
                     beat_at = mark
             mark = timings.add("fetch", mark)
             self._verify_count(claim, counted, rows_read)
@@ -161,7 +188,7 @@ class Loader:
         """A read shorter than the count is a lost or stolen frame, unless rows really went away in between."""
         if rows_read >= counted:
             return
-        again = self.source.count(claim.window)
+        again = self._source.count(claim.window)
         if rows_read < again:
             raise ShortRead(
                 f"{claim.window}: {rows_read} rows were read, but {counted} were counted before and {again} after; "
@@ -170,6 +197,11 @@ class Loader:
         log.warning("slice_shrank", counted=counted, counted_again=again, rows_read=rows_read)
 
     def _reject(self, claim: SliceClaim, misfits: Sequence[Misfit], journal: Journal) -> int:
+        if self._used:
+            # Before a row is left out: the column may have been widened since.
+            raise SchemaError(
+                f"column {misfits[0].column} holds {misfits[0].value_text}, which did not fit when columns were asked"
+            )
         # The row that breaks the limit is shown as well; a wholly wrong column must not fill the journal.
         shown = set(list(dict.fromkeys(misfit.key for misfit in misfits))[: self._rules.max_rejected_rows + 1])
         rejects = [
@@ -189,6 +221,14 @@ class Loader:
             "rows_rejected", rows=len({misfit.key for misfit in misfits}), first=repr(first.key), column=first.column
         )
         return len({misfit.key for misfit in misfits})
+
+
+def _beat(claim: SliceClaim, journal: Journal) -> None:
+    """Tell that the run moves. The lease, not this, decides whether the journal was away for too long."""
+    try:
+        journal.runs.heartbeat(claim.run_id, progress=True)
+    except TransientError as error:
+        log.warning("heartbeat_failed", error=str(error))
 
 
 def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:

@@ -13,7 +13,7 @@ from etl_tasks.core.records import NewRun, PlannedRun, SanitizeRules
 from etl_tasks.core.slicing import SlicePlan, SlicingRules, plan_slices, schedule_until
 from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.core.windows import Window
-from etl_tasks.errors import TerminalError, TransientError, Unreachable, UsageError
+from etl_tasks.errors import TerminalError, TransientError, UsageError
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.tell import dispatch_run
 
@@ -33,7 +33,11 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlanContext:
-    """What planning needs. ``check_services`` raises SchemaError or AuthenticationFailed, or Unreachable, before anything is planned."""
+    """What planning needs.
+
+    ``check_services`` gets the plan and the moment, before anything is written: it returns notices, and raises
+    TerminalError where the plan cannot be carried out, TransientError where that cannot be known now.
+    """
 
     journal: Journal
     dispatcher: Dispatcher
@@ -43,14 +47,14 @@ class PlanContext:
     clean_table: str
     publish_at_end: bool
     partitions_in_flight: int
-    check_services: Callable[[Window | None], list[str]]
+    check_services: Callable[[SlicePlan, datetime], list[str]]
 
 
 def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
-    """Plan the run in one transaction, then send what is due. A redelivered request returns its run and sends what is due.
+    """Plan the run in one transaction, then send what is due.
 
-    Raises UsageError for bounds that cannot be meant, Unreachable when the journal is away. What Redis could not take, the
-    sweeper sends.
+    A redelivered request returns its run and sends what is due. Raises UsageError for bounds that cannot be meant,
+    Unreachable when the journal is away. What Redis could not take, the sweeper sends.
     """
     journal = context.journal
     journal.ensure_once()
@@ -74,10 +78,10 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
     plan = plan_slices(since, until, context.rules, now, loaded)
     notices = [*request.notices, *plan.notices]
     try:
-        notices += context.check_services(plan.source_windows[0] if plan.source_windows else None)
-    except Unreachable as error:
-        # The slices wait for it, without spending attempts, for SOURCE_PATIENCE_S.
-        notices.append(f"planned while a service was away: {error}")
+        notices += context.check_services(plan, now)
+    except TransientError as error:
+        # Away or overloaded: the slices find out, and wait for it for SOURCE_PATIENCE_S without spending attempts.
+        notices.append(f"planned without a check of the services: {error}")
     except TerminalError as error:
         log.error("plan_refused", process=process_name, error=str(error))
         return journal.runs.refuse(
@@ -123,7 +127,8 @@ def _interval(
     if watermark is None:
         reason = (
             f"{process_name} has no watermark yet: load a first interval in its lane, for example "
-            "python -m etl_tasks run --since 2025-08-08T00:00:00Z --until 2025-08-09T00:00:00Z; the first ok run sets it"
+            "python -m etl_tasks run --since 2025-08-08T00:00:00Z --until 2025-08-09T00:00:00Z; the first ok run sets "
+            "it"
         )
     else:
         until = schedule_until(context.rules, now)
@@ -179,6 +184,7 @@ def _log_plan(planned: PlannedRun, plan: SlicePlan, notices: list[str], rules: S
         until=plan.until.astimezone(UTC).isoformat(),
         source_windows=[str(window) for window in plan.source_windows[:10]],
         slices=len(plan.slices),
+        first_slices=[str(planned.window) for planned in plan.slices[:3]],
         partitions=list(plan.partitions),
         steps=plan.steps,
         business_tz=rules.business_tz or "UTC",

@@ -58,7 +58,12 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """ClickHouse behind ``CH_HOSTS``. One instance a thread; made after fork."""
+    """ClickHouse behind ``CH_HOSTS``. One instance a thread; made after fork.
+
+    ``tag`` begins the query id of every insert and read, so that ``kill_queries`` finds them.
+    """
+
+    tag: str
 
     def columns(self, table: str) -> Sequence[TargetColumn]:
         """The columns of ``database.table`` in order; raises SchemaError when the table is missing."""
@@ -74,6 +79,9 @@ class Target(Protocol):
     def insert(self, batch: ColumnBatch, version_ms: int) -> None:
         """Insert one block into RAW with ``ingested_at = version_ms`` for all rows; returns when every shard has it."""
 
+    def replicas(self) -> Sequence[str]:
+        """The replica of each shard that a publish would work on now."""
+
     def publish(
         self,
         request: PublishRequest,
@@ -81,12 +89,14 @@ class Target(Protocol):
         checkpoint: Callable[[], None],
         before_replace: Callable[[], None],
         on_stage: Callable[[StageMetric], None],
+        predecessor_replicas: Sequence[str] = (),
     ) -> PublishResult:
         """DESIGN's six steps for one partition on every shard.
 
         ``checkpoint`` is called between steps and ``before_replace`` right before the first REPLACE of every shard;
         both raise
-        LostOwnership when this publish is no longer the newest. Raises CountMismatch and leaves CLEAN as it was.
+        LostOwnership when this publish is no longer the newest. ``predecessor_replicas`` must answer, or Unreachable is
+        raised: an earlier publish may still work there. Raises CountMismatch and leaves CLEAN as it was.
         """
 
     def kill_queries(self, tag: str) -> None:
@@ -160,6 +170,16 @@ class PublishJournal(Protocol):
     def offer_owed(self, clean_table: str) -> list[tuple[str, int]]: ...
 
 
+class PublishPins(Protocol):
+    """On which replicas publishes work, for their successors."""
+
+    def unfinished(self, claim: PublishClaim) -> Sequence[str]:
+        """Replicas on which publishes of the partition that did not end well may still work."""
+
+    def pin(self, claim: PublishClaim, replicas: Sequence[str], hard_limit_s: float) -> None:
+        """This publish will work on ``replicas``, for ``hard_limit_s`` at most; raises LostOwnership."""
+
+
 class SweepJournal(Protocol):
     """The sweeper's side of the journal."""
 
@@ -224,4 +244,4 @@ class Dispatcher(Protocol):
         """The end of a run, if nothing of it is open."""
 
     def messages_held(self) -> int:
-        """Slice messages that Redis holds: queued and unacknowledged together."""
+        """Slice messages that wait in Redis; those that a worker has taken are not among them."""

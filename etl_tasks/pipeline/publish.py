@@ -12,9 +12,11 @@ import structlog
 from etl_tasks.core.publishing import PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.records import PublishClaim
 from etl_tasks.core.states import dedup_process
-from etl_tasks.errors import CountMismatch, EtlError, LostOwnership, TerminalError, Unreachable
+from etl_tasks.errors import CountMismatch, EtlError, LostOwnership, TerminalError, TransientError, Unreachable
 from etl_tasks.pipeline.lease import Lease
-from etl_tasks.pipeline.ports import Dispatcher, Journal, PublishLock, Target
+from etl_tasks.pipeline.ports import Dispatcher, Journal, PublishLock, PublishPins, Target
+from etl_tasks.pipeline.settle import forget_frames, settle
+from etl_tasks.pipeline.stopping import WorkerStopping
 from etl_tasks.pipeline.tell import tell
 
 log = structlog.get_logger(__name__)
@@ -27,24 +29,32 @@ _MISMATCH_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class PublishContext:
-    """What a publish needs in one worker child; ``open_target`` makes or hands out the ClickHouse side."""
+    """What a publish needs in one worker child; ``open_target`` makes or hands out the ClickHouse side.
+
+    ``hard_limit_s`` is when the worker kills a publish. ``check_stop`` raises WorkerStopping when the worker was asked
+    to stop.
+    """
 
     journal: Journal
+    pins: PublishPins
     open_journal: Callable[[], Journal]
     open_target: Callable[[], Target]
     dispatcher: Dispatcher
     process_name: str
     clean_table: str
     lease_s: float
+    hard_limit_s: float
     max_attempts: int
     worker: str
     soft_limit: type[BaseException]
+    check_stop: Callable[[], None]
 
 
 def dedup_publish(partition: int, context: PublishContext) -> str:
     """Publish the partition if that is due; what became of it: ``published reopened due error busy dropped lost``.
 
-    ``busy``: another publish of the CLEAN table goes on, and offers this one when it ends. Raises nothing that was expected.
+    ``busy``: another publish of the CLEAN table goes on, and offers this one when it ends. Raises nothing that was
+    expected.
     """
     outcome = _under_lock(partition, context)
     if outcome != "busy":
@@ -91,7 +101,7 @@ def _open_renewer(context: PublishContext, claim: PublishClaim) -> tuple[Callabl
 
 
 class _Guard:
-    """The publish's questions to the journal; the shards ask side by side, a journal belongs to one thread at a time."""
+    """The publish's questions to the journal, one at a time: a journal belongs to one thread."""
 
     def __init__(self, claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> None:
         self._claim = claim
@@ -102,11 +112,15 @@ class _Guard:
 
     def checkpoint(self) -> None:
         self._lease.checkpoint()
+        self._context.check_stop()
 
     def before_replace(self) -> None:
-        """Raise LostOwnership unless the lease, the lock's session and the token are all still ours."""
+        """Raise LostOwnership unless the lease, the lock's session and the token are all still ours.
+
+        The last place where a stop of the worker is heard: after the first REPLACE a publish is never interrupted.
+        """
         with self._one_at_a_time:
-            self._lease.checkpoint()
+            self.checkpoint()
             self._publish_lock.verify()
             if not self._context.journal.publishes.renew(self._claim, self._context.lease_s):
                 raise LostOwnership(f"a newer publish than token {self._claim.token} has begun")
@@ -114,7 +128,11 @@ class _Guard:
     def on_stage(self, metric: StageMetric) -> None:
         with self._one_at_a_time:
             log.info("publish_stage", stage=metric.stage, part=metric.part, ms=metric.ms)
-            self._context.journal.publishes.record_stage(self._claim, metric)
+            try:
+                self._context.journal.publishes.record_stage(self._claim, metric)
+            except TransientError as error:
+                # A metric is not worth a publish; the lease decides whether the journal was away for too long.
+                log.warning("stage_not_recorded", stage=metric.stage, error=str(error))
 
 
 def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> str:
@@ -122,26 +140,34 @@ def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: Publ
     guard = _Guard(claim, lock, lease, context)
     request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild)
     try:
-        result = context.open_target().publish(
-            request, checkpoint=guard.checkpoint, before_replace=guard.before_replace, on_stage=guard.on_stage
+        target = context.open_target()
+        predecessors = context.pins.unfinished(claim)
+        context.pins.pin(claim, target.replicas(), context.hard_limit_s)
+        result = target.publish(
+            request,
+            checkpoint=guard.checkpoint,
+            before_replace=guard.before_replace,
+            on_stage=guard.on_stage,
+            predecessor_replicas=predecessors,
         )
     except LostOwnership:
         raise
     except context.soft_limit:
-        return _after_failure(
-            claim, TimeoutError("the publish's soft time limit passed (PUBLISH_SOFT_TIME_LIMIT_MIN)"), context
-        )
+        late = TimeoutError("the publish's soft time limit passed (PUBLISH_SOFT_TIME_LIMIT_MIN)")
+        return _after_failure(claim, late, lease, context)
     except Exception as error:
-        return _after_failure(claim, error, context)
+        return _after_failure(claim, error, lease, context)
     if result.short_windows:
-        return _reopen(claim, result, context)
-    transitions = context.journal.publishes.finish(
-        claim,
-        duration_ms=round((time.monotonic() - started) * 1000),
-        pinned=[outcome.replica for outcome in result.shards],
-        details={"rows": sum(outcome.rows_after for outcome in result.shards), "shards": _shard_details(result)},
+        return _reopen(claim, result, lease, context)
+    duration_ms = round((time.monotonic() - started) * 1000)
+    details = {"rows": sum(outcome.rows_after for outcome in result.shards), "shards": _shard_details(result)}
+    transitions = settle(
+        # Nothing of it can run any more, so its successors need not ask for its replicas.
+        lambda: context.journal.publishes.finish(claim, duration_ms=duration_ms, pinned=(), details=details),
+        lease,
+        context.soft_limit,
     )
-    log.info("published", rows=sum(outcome.rows_after for outcome in result.shards))
+    log.info("published", rows=details["rows"])
     tell(context.journal, context.dispatcher, transitions)
     return "published"
 
@@ -159,34 +185,46 @@ def _shard_details(result: PublishResult) -> list[dict[str, object]]:
     ]
 
 
-def _reopen(claim: PublishClaim, result: PublishResult, context: PublishContext) -> str:
+def _reopen(claim: PublishClaim, result: PublishResult, lease: Lease, context: PublishContext) -> str:
     reason = (
         f"RAW holds fewer keys than {len(result.short_windows)} windows of partition {claim.partition} had counted "
         f"(first {result.short_windows[0].window}): its TTL has passed, or rows were removed; loaded again"
     )
-    slice_ids = context.journal.publishes.reopen(claim, result.short_windows, reason)
+    slice_ids = settle(
+        lambda: context.journal.publishes.reopen(claim, result.short_windows, reason), lease, context.soft_limit
+    )
     log.warning("publish_reopened", windows=len(result.short_windows), slices=len(slice_ids), reason=reason)
     return "reopened"
 
 
-def _after_failure(claim: PublishClaim, error: Exception, context: PublishContext) -> str:
+def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context: PublishContext) -> str:
     publishes = context.journal.publishes
-    log.warning("publish_failed", error_kind=type(error).__name__, error=str(error))
+    if isinstance(error, WorkerStopping):
+        log.info("publish_given_back", reason=str(error))
+    else:
+        log.warning("publish_failed", error_kind=type(error).__name__, error=str(error))
     if not isinstance(error, EtlError):
         log.error("publish_fault", exc_info=error)
-    if isinstance(error, Unreachable):
-        publishes.give_back(claim, error, delay_s=_RETRY_DELAY_S, refund=True)
-        return "due"
-    most = min(_MISMATCH_ATTEMPTS, context.max_attempts) if isinstance(error, CountMismatch) else context.max_attempts
-    hopeless = isinstance(error, TerminalError) and not isinstance(error, CountMismatch)
-    if hopeless or claim.spent >= most:
+    forget_frames(error)
+    delay_s = min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S)
+    refund = isinstance(error, Unreachable | WorkerStopping)
+    if isinstance(error, WorkerStopping):
+        delay_s = 0.0
+    elif isinstance(error, Unreachable):
+        delay_s = _RETRY_DELAY_S
+    elif _is_final(error, claim.spent, context.max_attempts):
         log.error("publish_error", error_kind=type(error).__name__, error=str(error))
-        tell(context.journal, context.dispatcher, publishes.fail(claim, error))
+        failed = settle(lambda: publishes.fail(claim, error), lease, context.soft_limit)
+        tell(context.journal, context.dispatcher, failed)
         return "error"
-    publishes.give_back(
-        claim, error, delay_s=min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S), refund=False
-    )
+    settle(lambda: publishes.give_back(claim, error, delay_s=delay_s, refund=refund), lease, context.soft_limit)
     return "due"
+
+
+def _is_final(error: Exception, spent: int, max_attempts: int) -> bool:
+    if isinstance(error, CountMismatch):
+        return spent >= min(_MISMATCH_ATTEMPTS, max_attempts)
+    return isinstance(error, TerminalError) or spent >= max_attempts
 
 
 def _offer_next(context: PublishContext) -> None:

@@ -1,4 +1,4 @@
-"""The end of an attempt: its transition in the journal, through a short absence of PostgreSQL and the soft time limit."""
+"""The end of an attempt: its transition in the journal, through a short absence of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def settle(transition: Callable[[], T], lease: Lease, soft_limit: type[BaseExcep
 
     Loaded rows or a REPLACE are not to be done again because PostgreSQL was restarted just then. A transition that is
     guarded by attempt or token bears it: if it was committed and only the answer was lost, the repetition raises
-    LostOwnership, and the sweeper tells whom the lost answer would have told. Raises LostOwnership when the lease is lost.
+    LostOwnership, and the sweeper tells whom the lost answer would have told. Raises LostOwnership when the lease is
+    lost.
     """
     while True:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from etl_tasks.core.records import DueSlice, SanitizeRules
+from etl_tasks.core.records import DueSlice, SanitizeRules, Transition
 from etl_tasks.errors import Unreachable
 from etl_tasks.pipeline.finalize import finalize_run
 from etl_tasks.pipeline.ports import Dispatcher, Journal
@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_SLICES_A_SWEEP = 5000
 _PRUNE_EVERY_S = 600.0
+# A sweep takes a fraction of a second. Whoever holds the lock for so long is frozen or cut off, and may be so for ever.
+_LOCK_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,14 @@ class SweepReport:
 
 @dataclass(slots=True)
 class SweepContext:
-    """What the sweeper needs; it keeps when it last pruned (monotonic seconds)."""
+    """What the sweeper needs; it keeps when it last pruned and since when others sweep (monotonic seconds)."""
 
     journal: Journal
     dispatcher: Dispatcher
     rules: SweepRules
     pruned_at: float = 0.0
+    refused_since: float | None = None
+    lock_patience_s: float = _LOCK_PATIENCE_S
 
 
 def sweep(context: SweepContext) -> SweepReport:
@@ -60,11 +64,15 @@ def sweep(context: SweepContext) -> SweepReport:
     report = SweepReport()
     context.journal.ensure_once()
     with context.journal.sweeps.try_lock() as held:
-        report.held = held
+        report.held = held or _lock_is_stuck(context)
         if held:
-            _sweep_journal(context, report)
-            _send_due(context, report)
+            context.refused_since = None
+        if report.held:
+            # What needs Redis comes last: a Redis that has gone silent costs its time-outs, and no run waits for them.
+            transitions = _sweep_journal(context, report)
             _prune(context, report)
+            tell(context.journal, context.dispatcher, transitions)
+            _send_due(context, report)
     if report.slices_sent or report.publishes_sent or report.runs_ended or report.slices_failed:
         log.info(
             "swept",
@@ -76,15 +84,28 @@ def sweep(context: SweepContext) -> SweepReport:
     return report
 
 
-def _sweep_journal(context: SweepContext, report: SweepReport) -> None:
-    """What needs PostgreSQL alone: so every run ends, whoever else is down."""
+def _lock_is_stuck(context: SweepContext) -> bool:
+    """Whether others have held the lock at every look for so long that its holder cannot be alive.
+
+    The lock is economy: every step of a sweep is guarded, and two sweeps at once send a few messages twice.
+    """
+    now = time.monotonic()
+    context.refused_since = context.refused_since or now
+    # Several workers refuse each other now and then, by chance; not at every look for minutes.
+    if now - context.refused_since < max(context.lock_patience_s, 6 * context.rules.every_s):
+        return False
+    log.warning("sweep_lock_stuck", refused_s=round(now - context.refused_since))
+    return True
+
+
+def _sweep_journal(context: SweepContext, report: SweepReport) -> list[Transition]:
+    """What needs PostgreSQL alone: so every run ends, whoever else is down. Returns whom to tell of what."""
     journal, rules = context.journal, context.rules
     journal.sweeps.heartbeat_active_runs()
     transitions = journal.slices.fail_spent(rules.clean_table, rules.slice_max_attempts)
     report.slices_failed = len(transitions)
     transitions += journal.publishes.fail_spent(rules.clean_table, rules.publish_max_attempts)
     transitions += journal.sweeps.settle()
-    tell(journal, context.dispatcher, transitions)
     journal.publishes.offer_owed(rules.clean_table)
     for run_id in journal.sweeps.runs_to_finalize():
         if finalize_run(run_id, journal) is not None:
@@ -93,23 +114,24 @@ def _sweep_journal(context: SweepContext, report: SweepReport) -> None:
     for ended in stuck + journal.sweeps.sanitize_stale(rules.sanitize):
         log.error("run_ended_by_sweep", run=ended.run_id, status=ended.status, reason=ended.reason)
         report.runs_ended.append(ended.run_id)
+    return transitions
 
 
 def _send_due(context: SweepContext, report: SweepReport) -> None:
     journal, rules = context.journal, context.rules
     try:
-        held = context.dispatcher.messages_held()
-        queued, running = journal.sweeps.queue_beliefs()
-        # A running slice holds an unacknowledged message, which is not the message of a queued one.
-        shortfall = max(0, queued - max(0, held - running))
+        waiting = context.dispatcher.messages_held()
+        # Only what waits counts. A message that a worker has taken is none of a slice believed queued, or is about to
+        # be none; and "unacknowledged" keeps what a lost connection left behind, until the visibility time-out.
+        queued, _ = journal.sweeps.queue_beliefs()
         due = journal.sweeps.due_slices(
             grace_s=rules.every_s,
             resend_after_s=rules.resend_after_s,
-            queue_empty=held <= running,
+            queue_empty=waiting == 0,
             max_attempts=rules.slice_max_attempts,
             most=_MOST_SLICES_A_SWEEP,
         )
-        again = [candidate for candidate in due if candidate.believed_queued][:shortfall]
+        again = [candidate for candidate in due if candidate.believed_queued][: max(0, queued - waiting)]
         fresh = [candidate for candidate in due if not candidate.believed_queued]
         for manual in (False, True):
             report.slices_sent += _send(

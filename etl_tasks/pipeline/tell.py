@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from etl_tasks.core.records import Transition
-from etl_tasks.errors import TransientError
+from etl_tasks.errors import TransientError, Unreachable
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 
 log = structlog.get_logger(__name__)
@@ -33,13 +33,16 @@ def tell(
 ) -> None:
     """Offer what the transitions made due: halves of a split, the publish, the next partitions, the end of the run.
 
-    The run's lane chooses the queue; ``manual`` overrides it.
+    The run's lane chooses the queue; ``manual`` overrides it. Stops at the first service that is away: each further
+    message would cost its time-outs again (121 s with a Redis that has gone silent), and the sweeper sends them all.
     """
     for transition in transitions:
         try:
             _tell_one(journal, dispatcher, transition, transition.manual if manual is None else manual)
         except TransientError as error:
             log.warning("dispatch_failed", run=transition.run_id, partition=transition.partition, error=str(error))
+            if isinstance(error, Unreachable):
+                return
 
 
 def _tell_one(journal: Journal, dispatcher: Dispatcher, transition: Transition, manual: bool) -> None:

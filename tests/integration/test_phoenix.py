@@ -472,9 +472,17 @@ def test_frames_after_an_overload_are_smaller(
     source: Callable[..., PhoenixSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = source()
-    monkeypatch.setattr(FramePace, "next", lambda self, rows, size: (_ for _ in ()).throw(SourceHeapExhausted("x")))
+    real_next = FramePace.next
+
+    def no_room_for_64_rows(pace: FramePace, rows: int, size: int) -> int:
+        asked = real_next(pace, rows, size)
+        if asked >= 64:
+            raise SourceHeapExhausted("x")
+        return asked
+
+    monkeypatch.setattr(FramePace, "next", no_room_for_64_rows)
     with pytest.raises(SourceHeapExhausted):
         list(reader.read(ALL))
     monkeypatch.undo()
     reading = reader.read(ALL)
-    assert [next(reading).rows for _ in range(3)] == [2, 2, 2]
+    assert [next(reading).rows for _ in range(4)] == [FIRST_FRAME_ROWS, 8, 16, 16]

@@ -282,6 +282,14 @@ def test_frames_begin_small_grow_and_stay_below_their_bytes() -> None:
     assert FramePace(3, 1).next(1, 1) == 1 and FramePace(5_000, 1).next(0, 0) >= 1
 
 
+def test_a_read_refused_at_its_first_frame_leaves_the_next_one_its_frames() -> None:
+    pace = FramePace(5_000, 16 << 20)
+    pace.begin()
+    pace.too_much()  # the server's queue was full: no fault of a frame of one row
+    pace.begin()
+    assert [pace.next(1, 1_500) for _ in range(5)] == [8, 64, 512, 4_096, 5_000]
+
+
 def test_after_a_heap_that_ran_out_frames_are_smaller_until_reads_go_well() -> None:
     pace = FramePace(5_000, 16 << 20)
     pace.begin()

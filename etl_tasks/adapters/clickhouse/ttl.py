@@ -14,17 +14,21 @@ _KEEPS = re.compile(r"\b(TO DISK|TO VOLUME|RECOMPRESS|GROUP BY)\b", re.I)
 
 
 def ttl_seconds(engine_full: str, column: str) -> int | None:
-    """Seconds after ``column`` at which rows are deleted, the shortest of several rules; None when there is no such rule.
+    """Seconds after ``column`` at which rows are deleted, the shortest of several rules; None without such a rule.
 
-    A rule that is not ``column + interval`` is not understood, and counts as none: this is for a warning only. A month
-    counts as its shortest.
+    A rule that is not ``column + interval`` is not understood, and counts as none: this is for a warning only. A
+    month counts as its shortest.
     """
     clause = re.search(r"\sTTL\s(.*?)(?:\sSETTINGS\s|$)", engine_full, re.S)
     if clause is None:
         return None
     found = []
     for rule in re.split(r",(?![^(]*\))", clause[1]):
-        if _KEEPS.search(rule) or re.search(r"\bWHERE\b", rule, re.I) or not re.search(rf"\b{re.escape(column)}\b", rule):
+        if (
+            _KEEPS.search(rule)
+            or re.search(r"\bWHERE\b", rule, re.I)
+            or not re.search(rf"\b{re.escape(column)}\b", rule)
+        ):
             continue
         intervals = [(one or other, int(count or number)) for one, count, number, other in _INTERVAL.findall(rule)]
         if intervals:

@@ -61,7 +61,9 @@ class FramePace:
         return self._rows
 
     def too_much(self) -> None:
-        """The server or we had no room for a frame."""
+        """The server or we had no room for a frame; a read's first frame is the smallest there is: it says nothing."""
+        if self._rows <= FIRST_FRAME_ROWS:
+            return
         self._most = max(1, min(self._most, self._rows) // 4)
 
     def went_well(self) -> None:
