@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,20 @@ app.config_from_object("celeryconfig")
 stop = StopFlag()
 wiring = wiring_factory(settings, app, stop)
 app.steps["worker"].add(MainLoop)
+
+
+def _set_up_flower() -> None:
+    """Flower reads no settings of ours, only its own variables: on loopback unless told otherwise, with the
+    login of .env.
+    """
+    os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    login = settings().flower_basic_auth.get_secret_value()
+    if login:
+        os.environ.setdefault("FLOWER_BASIC_AUTH", login)
+
+
+if "flower" in sys.argv[1:]:
+    _set_up_flower()
 
 
 @signals.setup_logging.connect

@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
+
+import pytest
 
 from devstack.dataset import DatasetSpec
 from devstack.deployment import ROOT, Deployment, iso, midnight, ms
@@ -83,7 +87,7 @@ def test_two_planners_at_once_make_one_run_and_one_skipped(deploy: Deploy) -> No
 
 
 def test_beat_plans_and_flower_watches(deploy: Deploy) -> None:
-    deployment = deploy("beat", STEP_MIN="1")
+    deployment = deploy("beat", STEP_MIN="1", FLOWER_BASIC_AUTH="watch:over")
     deployment.seed(Rows(DatasetSpec(rows=100, days=1, seed=73, until_ms=ms(midnight(0)))))
     deployment.start_worker()
     since = midnight(1)
@@ -94,7 +98,7 @@ def test_beat_plans_and_flower_watches(deploy: Deploy) -> None:
     try:
         for arguments in (
             ("beat", "--schedule", str(deployment.scratch / "beat-schedule")),
-            ("flower", f"--port={port}", "--address=127.0.0.1", "--basic_auth=watch:over"),
+            ("flower", f"--port={port}"),
         ):
             with (deployment.scratch / f"{arguments[0]}.log").open("w") as log:
                 processes.append(
@@ -110,7 +114,15 @@ def test_beat_plans_and_flower_watches(deploy: Deploy) -> None:
         run = deployment.wait_for_run(deployment.wait_for_new_run(before, timeout_s=100))
         assert run.status == "ok"
         assert run.details["from_watermark"] is True
-        assert "worker0" in _get(f"http://127.0.0.1:{port}/api/workers?refresh=1", "watch:over")
+        url = f"http://127.0.0.1:{port}/api/workers?refresh=1"
+        assert "worker0" in _get(url, "watch:over")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url, timeout=10)
+        listening = {
+            line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"
+        }
+        assert f"0100007F:{port:04X}" in listening
+        assert f"00000000:{port:04X}" not in listening, "Flower is for this machine unless told otherwise"
     finally:
         for process in processes:
             os.killpg(process.pid, signal.SIGTERM)
