@@ -50,9 +50,9 @@ def wait_for(condition: Callable[[], Any], what: str, worker: Worker, timeout_s:
         time.sleep(0.05)
 
 
-def python(deployment: Deployment, code: str, **settings: str) -> str:
+def python(deployment: Deployment, code: str, *arguments: str, **settings: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**deployment.process_env, **settings},
         capture_output=True,
@@ -67,12 +67,16 @@ def python(deployment: Deployment, code: str, **settings: str) -> str:
 def call(deployment: Deployment, messages: list[tuple[str, list[Any], dict[str, Any]]]) -> list[Any]:
     """Send the messages as anybody could who reaches Redis; the state and result of each task."""
     code = (
-        "import json, sys; from etl_tasks.celery import app\n"
-        f"sent = [app.send_task(name, args=args, kwargs=kwargs) for name, args, kwargs in {messages!r}]\n"
-        "for task in sent: task.get(timeout=30, propagate=False)\n"
+        "import json, sys, time; from pathlib import Path; from etl_tasks.celery import app\n"
+        "messages = json.loads(Path(sys.argv[1]).read_text())\n"
+        "sent = [app.send_task(name, args=args, kwargs=kwargs) for name, args, kwargs in messages]\n"
+        "until = time.monotonic() + 30\n"
+        "while not all(task.ready() for task in sent) and time.monotonic() < until: time.sleep(0.05)\n"
         "print(json.dumps([[task.state, repr(task.result)] for task in sent]))"
     )
-    answers: list[Any] = json.loads(python(deployment, code.replace("nan", "float('nan')")))
+    written = deployment.scratch / "messages.json"
+    written.write_text(json.dumps(messages))
+    answers: list[Any] = json.loads(python(deployment, code, str(written)))
     return answers
 
 
@@ -116,8 +120,10 @@ def test_a_ladder_of_time_outs_that_cannot_hold_is_refused_at_start(deployment: 
         cwd=ROOT,
         env={
             **deployment.process_env,
-            **{"PHX_READ_TIMEOUT_S": "300", "TASK_SOFT_TIME_LIMIT_MIN": "5"},
-            **{"PUBLISH_TIME_LIMIT_MIN": "800", "VISIBILITY_TIMEOUT_H": "12"},
+            "PHX_READ_TIMEOUT_S": "300",
+            "TASK_SOFT_TIME_LIMIT_MIN": "5",
+            "PUBLISH_TIME_LIMIT_MIN": "800",
+            "VISIBILITY_TIMEOUT_H": "12",
         },
         capture_output=True,
         text=True,
@@ -194,8 +200,8 @@ def test_a_worker_that_redis_left_deaf_ends_for_its_supervisor(deployment: Deplo
         "@signals.worker_ready.connect\n"
         "def deafen(sender, **_):\n"
         "    hub = sender.hub\n"
-        "    hub.call_later(1.0, hub.readers.clear)\n"
-        "    hub.call_repeatedly(0.05, hub.readers.clear)\n"
+        "    hub.call_later(1.0, hub.on_tick.clear)\n"
+        "    hub.call_repeatedly(0.05, lambda: hub.on_tick or hub.readers.clear())\n"
         "app.worker_main(['worker', '--concurrency', '1', '--without-gossip', '--without-mingle', '-n', 'deaf@%h',"
         " '-l', 'INFO', '-Q', 'plan'])\n"
     )
