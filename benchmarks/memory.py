@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from devstack.dataset import MAIN_COLUMNS, DatasetSpec
 from devstack.deployment import ROOT, Deployment, deployed, iso, midnight, ms
 from devstack.errors import DevstackError
 from devstack.oracle import Late, Operation, Wide
+from devstack.phoenix import HEAP_VARIABLE
 from devstack.stack import Stack
 
 BOUND_MB = 250.0
@@ -169,6 +171,7 @@ def _give_heap(stack: Stack) -> None:
     if given >= 2048:
         return
     stack.report(f"HBase has {given} MB of heap: it starts again with {HEAP}, which it keeps until its next start")
+    os.environ[HEAP_VARIABLE] = HEAP
     for name in ("pqs", "hbase"):
         stack.stop(name)
     for name in ("hbase", "pqs"):

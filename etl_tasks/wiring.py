@@ -17,6 +17,7 @@ from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
 from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.deserted import evict_deserted_lock
 from etl_tasks.adapters.journal.pins import PublishPins
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
@@ -276,6 +277,7 @@ class Wiring:
         return PublishContext(
             journal=self.journal,
             pins=PublishPins(self.journal.database),
+            evict_deserted_lock=lambda: evict_deserted_lock(self.journal.database, self.clean_table, settings.lease_s),
             open_journal=self.open_journal,
             open_target=lambda: self.target,
             dispatcher=self.dispatcher,

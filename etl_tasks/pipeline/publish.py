@@ -31,12 +31,13 @@ _MISMATCH_ATTEMPTS = 3
 class PublishContext:
     """What a publish needs in one worker child; ``open_target`` makes or hands out the ClickHouse side.
 
-    ``hard_limit_s`` is when the worker kills a publish. ``check_stop`` raises WorkerStopping when the worker was asked
-    to stop.
+    ``evict_deserted_lock`` takes the lock from a holder that is frozen; True when there was one. ``hard_limit_s`` is
+    when the worker kills a publish. ``check_stop`` raises WorkerStopping when the worker was asked to stop.
     """
 
     journal: Journal
     pins: PublishPins
+    evict_deserted_lock: Callable[[], bool]
     open_journal: Callable[[], Journal]
     open_target: Callable[[], Target]
     dispatcher: Dispatcher
@@ -57,6 +58,9 @@ def dedup_publish(partition: int, context: PublishContext) -> str:
     expected.
     """
     outcome = _under_lock(partition, context)
+    if outcome == "busy" and context.evict_deserted_lock():
+        log.warning("publish_lock_taken_from_frozen_holder", partition=partition)
+        outcome = _under_lock(partition, context)
     if outcome != "busy":
         _offer_next(context)
     return outcome

@@ -234,6 +234,26 @@ def test_every_message_delivered_three_times_doubles_nothing(changed: Deployment
     assert [s.attempt for s in changed.slices(run_id)] == [1] * SLICES
 
 
+def test_the_soft_time_limit_amid_a_read_splits_the_slice(changed: Deployment, stack: Stack) -> None:
+    run_id = plan(changed)
+    changed.start_worker(concurrency=1)
+    with frozen_source(stack):
+        (late,) = until_true(lambda: running(changed, run_id), "a slice is being loaded", changed)
+        # What the worker's main sends when the limit has passed.
+        os.kill(int(late.worker.rsplit(":", 1)[1]), signal.SIGUSR1)
+        until_true(lambda: not [s for s in running(changed, run_id) if s.id == late.id], "it is split", changed)
+
+    run = changed.wait_for_run(run_id, timeout_s=60)
+
+    assert run.status == "ok", f"{changed.describe()}\n{changed.worker_logs()}"
+    changed.assert_exact(SINCE, UNTIL)
+    slices = changed.slices(run_id)
+    (split,) = [s for s in slices if s.state == "split"]
+    assert (split.id, split.error_kind) == (late.id, "QueryTimedOut")
+    assert "TASK_SOFT_TIME_LIMIT_MIN" in split.last_error
+    assert [s.spent for s in slices if s.parent_id == late.id] == [1, 1]
+
+
 def test_a_worker_stopped_while_loading_spends_no_attempt(changed: Deployment, stack: Stack) -> None:
     run_id = plan(changed)
     leaving = changed.start_worker()
@@ -254,6 +274,35 @@ def test_a_worker_stopped_while_loading_spends_no_attempt(changed: Deployment, s
     slices = assert_run_is_exact(changed, run_id)
 
     assert all(s.spent == 1 for s in slices)
+
+
+def test_a_publisher_frozen_under_the_lock_is_passed_over_and_changes_nothing_when_it_wakes(
+    changed: Deployment, stack: Stack
+) -> None:
+    run_id = plan(changed)
+    changed.start_worker(queues="plan,extract,backfill")
+
+    def publish() -> Any:
+        return changed.journal("SELECT * FROM {j}_partitions WHERE partition = %s", PARTITION)[0]
+
+    until_true(lambda: publish().publish_state == "due", "all is loaded", changed)
+    stack.pause("clickhouse2")
+    try:
+        changed.start_worker(queues="plan,publish")
+        until_true(lambda: publish().publish_state == "running", "the publish has begun", changed)
+        begun = changed.journal("SELECT details FROM {j} WHERE process_name LIKE '%:dedup' AND ts_end IS NULL")
+        zombie = int(begun[0].details["worker"].rsplit(":", 1)[1])
+        os.kill(zombie, signal.SIGSTOP)
+    finally:
+        stack.resume("clickhouse2")
+    try:
+        assert_run_is_exact(changed, run_id)
+        published = publish().published_gen
+    finally:
+        os.kill(zombie, signal.SIGCONT)
+    until_true(lambda: "publish_lost" in changed.worker_logs(400), "the woken one has noticed", changed)
+    changed.assert_exact(SINCE, UNTIL)
+    assert (publish().published_gen, publish().publish_state) == (published, "idle")
 
 
 def test_with_redis_away_from_the_start_a_worker_still_ends_what_does_not_move(

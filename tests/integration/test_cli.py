@@ -126,6 +126,8 @@ def test_a_run_without_worker_says_so_and_is_left_to_the_workers(deployment: Dep
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has SIGINT ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None
@@ -137,7 +139,9 @@ def test_a_run_without_worker_says_so_and_is_left_to_the_workers(deployment: Dep
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     finally:
-        process.kill()
+        if process.poll() is None:
+            process.kill()
+            process.communicate(timeout=20)
     assert process.returncode == 130
     assert "no worker has taken anything for 15 s: start one with celery -A etl_tasks worker" in said
     assert f"run {run_id} is left to the workers" in said
