@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import selectors
 import socket
 import threading
@@ -11,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +24,6 @@ from etl_tasks.core.publishing import LoadedWindow, PublishRequest
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import AuthenticationFailed, ConfigError, SchemaError, TerminalError, TransientError, Unreachable
 
-ENV_FILE = Path(__file__).parents[2] / ".devstack" / "env"
 # fmt: off
 MAIN_COLUMNS = [
     "c", "t", "opd", "id", "did", "rid", "rinn", "rn", "sid", "sinn", "sn", "gt", "prid", "st", "ste", "elr", "emd",
@@ -37,36 +34,22 @@ MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) 
 DAY = Window(MIDNIGHT, MIDNIGHT + timedelta(days=1))
 
 
-@pytest.fixture(scope="module")
-def stack() -> dict[str, str]:
-    """The stack's settings; skips at home, fails in CI when there is no stack."""
-    env = dict(os.environ)
-    if ENV_FILE.exists():
-        lines = (line.partition("=") for line in ENV_FILE.read_text().splitlines())
-        env = {**{name: value for name, _, value in lines}, **env}
-    if "CH_HOSTS" not in env:
-        if env.get("CI") == "true":
-            pytest.fail("no ClickHouse: python -m devstack up")
-        pytest.skip("no ClickHouse: python -m devstack up")
-    return env
-
-
 @pytest.fixture
-def blank(stack: dict[str, str]) -> Iterator[ClickHouseConfig]:
+def blank(stack_env: dict[str, str]) -> Iterator[ClickHouseConfig]:
     """Settings for a database of this test's own, which is not there yet."""
     database = f"test_clickhouse_{uuid.uuid4().hex[:12]}"
-    addresses = [each.partition(":") for each in stack["CH_HOSTS"].split(",")]
+    addresses = [each.partition(":") for each in stack_env["CH_HOSTS"].split(",")]
     hosts = tuple(Host(name, int(port)) for name, _, port in addresses)
     config = ClickHouseConfig(
         hosts=hosts,
-        user=stack["CH_USER"],
-        password=stack["CH_PASSWORD"],
+        user=stack_env["CH_USER"],
+        password=stack_env["CH_PASSWORD"],
         database=database,
         raw_table=f"{database}.codes_raw_all",
         clean_table=f"{database}.codes",
         clean_all_table=f"{database}.codes_all",
         dedup_buf_table=f"{database}.codes_dedup_buf",
-        cluster=stack["CH_CLUSTER"],
+        cluster=stack_env["CH_CLUSTER"],
         connect_timeout_s=2.0,
     )
     try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +21,6 @@ from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResul
 from etl_tasks.core.windows import EPOCH, Window
 from etl_tasks.errors import CountMismatch, LostOwnership, TerminalError, TransientError, Unreachable
 
-ENV_FILE = Path(__file__).parents[2] / ".devstack" / "env"
 STAGES = [
     "drop_buf",
     "attach_clean",
@@ -107,36 +104,22 @@ class World:
             client.disconnect()
 
 
-@pytest.fixture(scope="module")
-def stack() -> dict[str, str]:
-    """The stack's settings; skips at home, fails in CI when there is no stack."""
-    env = dict(os.environ)
-    if ENV_FILE.exists():
-        lines = (line.partition("=") for line in ENV_FILE.read_text().splitlines())
-        env = {**{name: value for name, _, value in lines}, **env}
-    if "CH_HOSTS" not in env:
-        if env.get("CI") == "true":
-            pytest.fail("no ClickHouse: python -m devstack up")
-        pytest.skip("no ClickHouse: python -m devstack up")
-    return env
-
-
 @pytest.fixture
-def world(stack: dict[str, str]) -> Iterator[World]:
+def world(stack_env: dict[str, str]) -> Iterator[World]:
     """Empty tables in a database of this test's own."""
     database = f"test_publish_{uuid.uuid4().hex[:12]}"
-    addresses = [each.partition(":") for each in stack["CH_HOSTS"].split(",")]
+    addresses = [each.partition(":") for each in stack_env["CH_HOSTS"].split(",")]
     hosts = tuple(Host(name, int(port)) for name, _, port in addresses)
     config = ClickHouseConfig(
         hosts=hosts,
-        user=stack["CH_USER"],
-        password=stack["CH_PASSWORD"],
+        user=stack_env["CH_USER"],
+        password=stack_env["CH_PASSWORD"],
         database=database,
         raw_table=f"{database}.codes_raw_all",
         clean_table=f"{database}.codes",
         clean_all_table=f"{database}.codes_all",
         dedup_buf_table=f"{database}.codes_dedup_buf",
-        cluster=stack["CH_CLUSTER"],
+        cluster=stack_env["CH_CLUSTER"],
         publish_drain_timeout_s=20.0,
     )
     apply(config)
