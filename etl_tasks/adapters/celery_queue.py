@@ -9,10 +9,12 @@ import redis.exceptions
 from celery import Celery, chord
 from kombu.exceptions import KombuError, OperationalError
 
-from etl_tasks.errors import Unreachable
+from etl_tasks.errors import AuthenticationFailed, Unreachable
 
 EXTRACT_QUEUE = "extract"
 BACKFILL_QUEUE = "backfill"
+# How Redis and redis-py say it, whatever kombu wraps it in.
+_REFUSALS = ("WRONGPASS", "NOAUTH", "invalid username-password pair", "Authentication required", "invalid password")
 
 
 @contextmanager
@@ -20,8 +22,14 @@ def _sending() -> Iterator[None]:
     try:
         yield
     except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
+        said = f"{type(error).__name__}: {error}"
+        if any(word in said for word in _REFUSALS):
+            raise AuthenticationFailed(
+                f"Redis refused us ({said}); check the user and password in REDIS_URL; what is planned stays in the "
+                "journal, and a worker that Redis lets in sends it"
+            ) from error
         raise Unreachable(
-            f"Redis did not take the message ({type(error).__name__}: {error}); the sweeper sends it again"
+            f"Redis did not take the message ({said}); the sweeper sends it again; check REDIS_URL and that Redis runs"
         ) from error
 
 

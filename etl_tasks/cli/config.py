@@ -16,6 +16,9 @@ from etl_tasks.config import ConfigError, SettingRow, Settings, describe, load_s
 USAGE_ERROR = 2
 
 
+_PIPED_WIDTH = 400
+
+
 @click.command("config")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def config_command(as_json: bool) -> None:
@@ -36,6 +39,9 @@ def config_command(as_json: bool) -> None:
         click.echo(_json(settings))
         return
     console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        # For grep: a line a setting.
+        console = Console(soft_wrap=False, width=_PIPED_WIDTH)
     console.print(_table(settings))
     for warning in settings.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)

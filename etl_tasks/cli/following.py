@@ -10,7 +10,7 @@ from etl_tasks.cli.texts import count_of, duration, first_line, iso, number
 from etl_tasks.core.status import FailedSlice, PartitionProgress, RunProgress
 from etl_tasks.errors import Unreachable
 
-WORKER_COMMAND = "celery -A etl_tasks worker -Q plan,extract,backfill,publish"
+WORKER_COMMAND = "celery -A etl_tasks worker"
 POLL_S = 1.0
 IDLE_S = 15.0
 """So long nothing may move before the operator is told that no worker seems to be there."""

@@ -47,8 +47,7 @@ class SectionedGroup(click.Group):
 @click.group(
     cls=SectionedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Settings come from the environment and .env: see `config`. Workers: celery -A etl_tasks worker "
-    "-Q plan,extract,backfill,publish",
+    epilog="Settings come from the environment and .env: see `config`. Workers: celery -A etl_tasks worker",
 )
 @click.option(
     "--log",

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etl_tasks.cli.texts import count_of, duration, first_line, iso, number, short_time
-from etl_tasks.core.states import RunStatus
+from etl_tasks.core.states import MANUAL_PREFIX, RunStatus
 from etl_tasks.core.status import ProcessView, RunView, StatusReport, lag_of, slices_by_state, with_errors
 
 _STYLES = {"ok": "green", "error": "bold red", "running": "cyan", "planned": "cyan", "skipped": "yellow"}
@@ -47,7 +47,8 @@ def _table(*titles: str) -> Table:
 
 
 def _lane(process: ProcessView) -> bool:
-    return any(not run.is_publish for run in process.runs)
+    """Whether the process has a watermark worth telling: a lane of runs by hand stands where it was last sent."""
+    return not process.process.startswith(MANUAL_PREFIX) and any(not run.is_publish for run in process.runs)
 
 
 def _runs(report: StatusReport) -> Table:

@@ -155,6 +155,10 @@ def pg_dsn(text: str) -> str:
         if re.match(r"\s*[a-z_]+\s*=", text):
             return text
         raise ValueError("is not a connection string; write postgresql://user:password@host:5432/database")
+    authority = text.partition("://")[2].partition("/")[0]
+    if authority.count("@") > 1:
+        # libpq takes what stands behind the first one for the host, and the password's end would be shown as its name.
+        raise ValueError("has an @ in its password or user; write it as %40")
     return _url(text, ("postgresql", "postgres"), "postgresql://user:password@host:5432/database", needs_host=False)
 
 

@@ -123,6 +123,8 @@ def _interval(
         return request.since, request.until, now
     if request.since is not None or request.until is not None:
         raise UsageError("since and until go together: give both, or neither for the schedule's next interval")
+    if request.manual:
+        raise UsageError("a run by hand needs since and until: it has no watermark to begin at")
     watermark = journal.runs.watermark(process_name)
     if watermark is None:
         reason = (

@@ -124,6 +124,12 @@ def test_a_publish_from_another_host_leaves_no_key_twice(deploy: Deploy, stack_e
             ["PostgreSQL", "127.0.0.1:1", "PG_DSN"],
         ),
         ({"PG_DSN": "wrong password"}, ("status",), 1, ["PostgreSQL", "password", "PG_DSN"]),
+        (
+            {"REDIS_URL": "wrong password"},
+            ("run", "--manual", "--since", SINCE, "--until", UNTIL),
+            1,
+            ["Redis", "password", "REDIS_URL"],
+        ),
         ({"CH_PASSWORD": "canary-5"}, ("run", "--since", SINCE, "--until", UNTIL), 1, ["ClickHouse", "CH_PASSWORD"]),
     ],
     ids=[
@@ -137,6 +143,7 @@ def test_a_publish_from_another_host_leaves_no_key_twice(deploy: Deploy, stack_e
         "several faults at once",
         "PostgreSQL unreachable",
         "PostgreSQL password",
+        "Redis password",
         "ClickHouse password",
     ],
 )
@@ -148,9 +155,10 @@ def test_every_mistake_is_told_with_its_cure(
     words: list[str],
 ) -> None:
     deployment = deployment_for_messages
-    if settings.get("PG_DSN") == "wrong password":
-        right = deployment.settings["PG_DSN"]
-        settings = {"PG_DSN": right.replace(right.split(":")[2].split("@")[0], "canary-5")}
+    for name, value in settings.items():
+        if value == "wrong password":
+            right = deployment.settings[name]
+            settings = {name: right.replace(right.split(":")[2].split("@")[0], "canary-5")}
 
     said = deployment.cli(*arguments, expect=exit_code, **settings)
 

@@ -334,6 +334,7 @@ class TestFaults:
         [
             ("PG_DSN", "hunter2"),
             ("PG_DSN", "mysql://ann:hunter2@h/x"),
+            ("PG_DSN", "postgresql://ann:p@hunter2@h/x"),
             ("REDIS_URL", "amqp://:hunter2@h"),
             ("PQS_URL", "ftp://ann:hunter2@h"),
             ("FLOWER_BASIC_AUTH", "hunter2"),

@@ -159,7 +159,8 @@ CLASS_OF = _table()
 _SECRET_SHAPES = (
     (
         re.compile(
-            r"(?i)(password|identified by|x-clickhouse-key)(\s*[=:]?\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,;)]+)"
+            r"(?i)(password|identified by|x-clickhouse-key)"
+            r"(\s*[=:]?\s*(?=['\"])|\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,;)]+)"
         ),
         r"\1\2***",
     ),

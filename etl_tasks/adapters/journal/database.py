@@ -62,12 +62,17 @@ def connect(dsn: str, application_name: str) -> psycopg2.extensions.connection:
         return connection
     except psycopg2.OperationalError as error:
         where = f"PostgreSQL at {parameters.get('host', 'the local socket')}:{parameters.get('port', 5432)}"
-        text = str(error).strip()
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "authentication failed" in text or "no password supplied" in text or "no pg_hba.conf entry" in text:
             raise AuthenticationFailed(f"{where} refused us: {text}; check the user and password in PG_DSN") from None
         if "does not exist" in text:
             raise SchemaError(f"{where}: {text}; check the database name in PG_DSN") from None
         raise Unreachable(f"{where} does not answer: {text}; check PG_DSN and that the server runs") from None
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    """What PostgreSQL says, without the statement that it points into."""
+    return str(error.diag.message_primary or str(error).strip().partition("\n")[0])
 
 
 @contextmanager
@@ -77,11 +82,11 @@ def postgres_errors() -> Iterator[None]:
         yield
     except psycopg2.errors.UndefinedTable as error:
         raise SchemaError(
-            f"the journal is incomplete: {str(error).strip()}; run: python -m etl_tasks migrate"
+            f"the journal is incomplete: {_first_line(error)}; run: python -m etl_tasks migrate"
         ) from error
     except psycopg2.errors.UndefinedColumn as error:
         raise SchemaError(
-            f"the journal is older than this code: {str(error).strip()}; run: python -m etl_tasks migrate"
+            f"the journal is older than this code: {_first_line(error)}; run: python -m etl_tasks migrate"
         ) from error
     except psycopg2.errors.InsufficientPrivilege as error:
         raise AuthenticationFailed(f"PostgreSQL denies what the journal needs: {str(error).strip()}") from error

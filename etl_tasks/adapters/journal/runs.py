@@ -13,6 +13,8 @@ from etl_tasks.core.slicing import earliest_hole_watermark
 from etl_tasks.core.states import RunStatus
 from etl_tasks.core.windows import Window, partition_of
 
+_REASON_NAMES = {RunStatus.ERROR: "error", RunStatus.SKIPPED: "reason"}
+
 
 class RunJournal:
     """Transitions of runs. Every method is one transaction and safe to repeat."""
@@ -69,8 +71,11 @@ class RunJournal:
                 return self._not_planned(transaction, new)
             run_id = int(row.id)
             if not plan.slices:
-                end_run(transaction, run_id, reason="; ".join(plan.notices) or "nothing to read")
-                return PlannedRun(run_id, RunStatus.OK, "; ".join(plan.notices))
+                # Ok: all of it is loaded already. Nothing that may be read yet is no success: a year may be mistyped.
+                status = RunStatus.OK if plan.until > plan.since else RunStatus.SKIPPED
+                reason = "; ".join(plan.notices) or "nothing to read"
+                end_run(transaction, run_id, status=status, reason=reason)
+                return PlannedRun(run_id, status, reason)
             transaction.run("upsert_partitions", clean_table=new.clean_table, partitions=list(plan.partitions))
             transaction.run(
                 "insert_slices",
@@ -190,7 +195,7 @@ def end_run(
     if outcome.incomplete:
         details["incomplete_partitions"] = list(outcome.incomplete)
     if reason:
-        details["error" if status is RunStatus.ERROR else "note"] = reason
+        details[_REASON_NAMES.get(status, "note")] = reason
     watermark = None
     if run.since is not None and run.covered_until is not None and run.clean_table is not None:
         current = watermark_of(transaction, run.process_name)

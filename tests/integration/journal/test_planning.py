@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from etl_tasks.adapters.journal.runs import watermark_of
 from etl_tasks.core.records import NewRun
 from etl_tasks.core.states import RunStatus
 from etl_tasks.core.windows import Window
@@ -140,6 +141,18 @@ def test_a_run_with_nothing_to_read_ends_where_it_is_planned_and_moves_the_water
     run = world.run_row(planned.run_id)
     assert (run.status, run.watermark) == ("ok", at(2))
     assert run.details["note"] == "nothing to read: it is loaded already"
+
+
+def test_a_run_of_which_nothing_may_be_read_yet_is_skipped_and_says_so(world: World) -> None:
+    world.load_publish_end([hours(0, 1)])
+    plan = plan_of([hours(1, 2)])
+    later = type(plan)(at(9), at(9), (), (), 0, ("nothing to read yet: since is in the future",), ())
+    planned = world.journal.runs.plan(NewRun(LANE, CLEAN, False, True, 0, later, at(10), task_id="later"), 2)
+    assert (planned.status, planned.reason) == ("skipped", "nothing to read yet: since is in the future")
+    run = world.run_row(planned.run_id)
+    assert (run.status, run.details["reason"]) == ("skipped", "nothing to read yet: since is in the future")
+    with world.journal.database.transaction() as transaction:
+        assert watermark_of(transaction, LANE) == at(1), "a skipped run moves no watermark"
 
 
 def test_both_lanes_run_beside_each_other(world: World) -> None:
