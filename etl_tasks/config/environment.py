@@ -25,35 +25,11 @@ OLD_NAMES: Mapping[str, str] = {
 }
 
 # In the process environment only names with a prefix of ours are looked at for slips; the .env file is ours altogether.
-_OUR_PREFIXES = tuple(
-    [
-        "PHX_",
-        "PHOENIX_",
-        "PQS_",
-        "CH_",
-        "HBASE_",
-        "PUBLISH_",
-        "SANITIZE_",
-        "OVERLOAD_",
-        "JOURNAL_",
-        "PG_",
-        "REDIS_",
-        "STEP_",
-        "LEASE_",
-        "MAIN_",
-        "MAX_",
-        "SLICE_",
-        "RESEND_",
-        "SWEEP_",
-        "PARTITIONS_",
-        "TASK_",
-        "BUSINESS_",
-        "SOURCE_",
-        "PROCESS_",
-        "VISIBILITY_",
-        "ALWAYS_",
-    ]
-)
+_OUR_PREFIXES = (
+    "PHX_", "PHOENIX_", "PQS_", "CH_", "HBASE_", "PUBLISH_", "SANITIZE_", "OVERLOAD_", "JOURNAL_", "PG_",
+    "REDIS_", "STEP_", "LEASE_", "MAIN_", "MAX_", "SLICE_", "RESEND_", "SWEEP_", "PARTITIONS_", "TASK_",
+    "BUSINESS_", "SOURCE_", "PROCESS_", "VISIBILITY_", "ALWAYS_",
+)  # fmt: skip
 _CLOSE = 0.8
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -172,6 +172,7 @@ class TestSources:
         assert (settings.step_min, settings.ch_port) == (10, 9000)
         assert settings.warnings == [
             "ch_port (environment) is not read: names are written in capitals; write CH_PORT",
+            "step_min (environment) is not read: names are written in capitals; write STEP_MIN",
         ]
 
     def test_an_empty_value_is_as_good_as_none(self, tmp_path: Path) -> None:
@@ -242,6 +243,8 @@ class TestOldNames:
         ("name", "near"),
         [
             ("CH_HOST", "CH_HOSTS"),
+            ("STEP_MINS", "STEP_MIN"),
+            ("PG_DNS", "PG_DSN"),
             ("PHX_FETCH_SIZE", "PHX_FETCHMANY_SIZE"),
             ("PHX_LAG_MINUTES", "PHX_QUERY_LAG_MINUTES"),
             ("PUBLISH_EVERY_SLICE", "PUBLISH_EVERY_SLICES"),
@@ -250,7 +253,7 @@ class TestOldNames:
     def test_near_misses_are_said(self, name: str, near: str) -> None:
         assert load_settings({name: "1"}).warnings == [f"{name} (environment) is no setting; did you mean {near}?"]
 
-    @pytest.mark.parametrize("name", ["CH_PORT_9000_TCP", "PATH", "STEP_MINS", "PHX_SOMETHING_ELSE", "CHARSET"])
+    @pytest.mark.parametrize("name", ["CH_PORT_9000_TCP", "PATH", "STEP_FUNCTIONS_ARN", "PG_COLOR", "PHX_SOMETHING_ELSE", "CHARSET"])
     def test_names_of_others_are_not(self, name: str) -> None:
         assert load_settings({name: "1"}).warnings == []
 
