@@ -253,7 +253,9 @@ class TestOldNames:
     def test_near_misses_are_said(self, name: str, near: str) -> None:
         assert load_settings({name: "1"}).warnings == [f"{name} (environment) is no setting; did you mean {near}?"]
 
-    @pytest.mark.parametrize("name", ["CH_PORT_9000_TCP", "PATH", "STEP_FUNCTIONS_ARN", "PG_COLOR", "PHX_SOMETHING_ELSE", "CHARSET"])
+    @pytest.mark.parametrize(
+        "name", ["CH_PORT_9000_TCP", "PATH", "STEP_FUNCTIONS_ARN", "PG_COLOR", "PHX_SOMETHING_ELSE", "CHARSET"]
+    )
     def test_names_of_others_are_not(self, name: str) -> None:
         assert load_settings({name: "1"}).warnings == []
 
