@@ -14,9 +14,17 @@ from pathlib import Path
 
 POLL_S = 0.05
 
+
+class _Outliving(subprocess.Popen[bytes]):
+    """A child that is meant to outlive this interpreter, which at its end would warn of each one that still runs."""
+
+    def __del__(self, *_: object, **__: object) -> None:
+        """Leave it running."""
+
+
 # Popen objects of processes that this interpreter itself started: they must be polled to be reaped, or a dead
 # child would stay a zombie for as long as we live.
-_children: dict[int, "subprocess.Popen[bytes]"] = {}
+_children: dict[int, _Outliving] = {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Daemon:
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("wb") as log:
-            child = subprocess.Popen(
+            child = _Outliving(
                 argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         _children[child.pid] = child
