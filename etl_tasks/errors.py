@@ -45,6 +45,10 @@ class GatewayRefused(Unreachable):
     """Something between us and the service answered instead of it (413, 429, 502, 503, a login page)."""
 
 
+class BrokerRefused(Unreachable):
+    """Redis refuses our user or password. To a worker it is away; whoever plans is to be told."""
+
+
 class StatementLost(TransientError):
     """The server forgot the statement or connection (restart, eviction): drop the connection and read again."""
 

@@ -9,7 +9,7 @@ import redis.exceptions
 from celery import Celery, chord
 from kombu.exceptions import KombuError, OperationalError
 
-from etl_tasks.errors import AuthenticationFailed, Unreachable
+from etl_tasks.errors import BrokerRefused, Unreachable
 
 EXTRACT_QUEUE = "extract"
 BACKFILL_QUEUE = "backfill"
@@ -24,7 +24,7 @@ def _sending() -> Iterator[None]:
     except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
         said = f"{type(error).__name__}: {error}"
         if any(word in said for word in _REFUSALS):
-            raise AuthenticationFailed(
+            raise BrokerRefused(
                 f"Redis refused us ({said}); check the user and password in REDIS_URL; what is planned stays in the "
                 "journal, and a worker that Redis lets in sends it"
             ) from error

@@ -13,7 +13,7 @@ from etl_tasks.core.records import NewRun, PlannedRun, SanitizeRules
 from etl_tasks.core.slicing import SlicePlan, SlicingRules, plan_slices, schedule_until
 from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.core.windows import Window
-from etl_tasks.errors import TerminalError, TransientError, UsageError
+from etl_tasks.errors import BrokerRefused, TerminalError, TransientError, UsageError
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.tell import dispatch_run
 
@@ -203,5 +203,7 @@ def _log_plan(planned: PlannedRun, plan: SlicePlan, notices: list[str], rules: S
 def _dispatch(context: PlanContext, run_id: int, manual: bool) -> None:
     try:
         dispatch_run(context.journal, context.dispatcher, run_id, manual)
+    except BrokerRefused:
+        raise
     except TransientError as error:
         log.warning("dispatch_failed", run=run_id, error=str(error), next="the sweeper sends what is due")

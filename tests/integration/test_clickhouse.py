@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,27 +35,13 @@ DAY = Window(MIDNIGHT, MIDNIGHT + timedelta(days=1))
 
 
 @pytest.fixture
-def blank(stack_env: dict[str, str]) -> Iterator[ClickHouseConfig]:
+def blank(own_clickhouse: Callable[..., ClickHouseConfig]) -> Iterator[ClickHouseConfig]:
     """Settings for a database of this test's own, which is not there yet."""
-    database = f"test_clickhouse_{uuid.uuid4().hex[:12]}"
-    addresses = [each.partition(":") for each in stack_env["CH_HOSTS"].split(",")]
-    hosts = tuple(Host(name, int(port)) for name, _, port in addresses)
-    config = ClickHouseConfig(
-        hosts=hosts,
-        user=stack_env["CH_USER"],
-        password=stack_env["CH_PASSWORD"],
-        database=database,
-        raw_table=f"{database}.codes_raw_all",
-        clean_table=f"{database}.codes",
-        clean_all_table=f"{database}.codes_all",
-        dedup_buf_table=f"{database}.codes_dedup_buf",
-        cluster=stack_env["CH_CLUSTER"],
-        connect_timeout_s=2.0,
-    )
+    config = own_clickhouse("test_clickhouse", connect_timeout_s=2.0)
     try:
         yield config
     finally:
-        everywhere(config, f"DROP DATABASE IF EXISTS {database} SYNC")
+        everywhere(config, f"DROP DATABASE IF EXISTS {config.database} SYNC")
 
 
 @pytest.fixture

@@ -105,23 +105,9 @@ class World:
 
 
 @pytest.fixture
-def world(stack_env: dict[str, str]) -> Iterator[World]:
+def world(own_clickhouse: Callable[..., ClickHouseConfig]) -> Iterator[World]:
     """Empty tables in a database of this test's own."""
-    database = f"test_publish_{uuid.uuid4().hex[:12]}"
-    addresses = [each.partition(":") for each in stack_env["CH_HOSTS"].split(",")]
-    hosts = tuple(Host(name, int(port)) for name, _, port in addresses)
-    config = ClickHouseConfig(
-        hosts=hosts,
-        user=stack_env["CH_USER"],
-        password=stack_env["CH_PASSWORD"],
-        database=database,
-        raw_table=f"{database}.codes_raw_all",
-        clean_table=f"{database}.codes",
-        clean_all_table=f"{database}.codes_all",
-        dedup_buf_table=f"{database}.codes_dedup_buf",
-        cluster=stack_env["CH_CLUSTER"],
-        publish_drain_timeout_s=20.0,
-    )
+    config = own_clickhouse("test_publish", publish_drain_timeout_s=20.0)
     apply(config)
     world = World(config)
     try:

@@ -35,6 +35,7 @@ POLICY = {
     errors.SourceHeapExhausted: ["retry", "split", "split", "split", "split"],
     errors.Unreachable: ["wait"] * 5,
     errors.GatewayRefused: ["wait"] * 5,
+    errors.BrokerRefused: ["wait"] * 5,
     errors.StatementLost: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
     errors.ShortRead: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
     errors.TransientError: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
