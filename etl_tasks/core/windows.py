@@ -45,10 +45,6 @@ class Window:
         """The right edge in milliseconds since the epoch (exclusive)."""
         return (self.end - EPOCH) // timedelta(milliseconds=1)
 
-    def overlaps(self, other: Window) -> bool:
-        """Whether at least one instant lies in both."""
-        return self.start < other.end and other.start < self.end
-
     def __str__(self) -> str:
         return f"[{self.start:%Y-%m-%dT%H:%M:%SZ}, {self.end:%Y-%m-%dT%H:%M:%SZ})"
 
@@ -63,11 +59,6 @@ def to_seconds(moment: datetime) -> int:
 def from_seconds(seconds: int) -> datetime:
     """The aware UTC time at ``seconds`` since the epoch. Raises OverflowError outside the years 1 to 9999."""
     return EPOCH + timedelta(seconds=seconds)
-
-
-def floor_to_second(moment: datetime) -> datetime:
-    """``moment`` in UTC with its fraction of a second cut off. Raises ValueError for a naive time."""
-    return from_seconds(to_seconds(moment))
 
 
 def partition_of(moment: datetime) -> int:
@@ -105,27 +96,6 @@ def windows_between(edges: Iterable[int]) -> list[Window]:
     """The windows between neighbouring edges (seconds since the epoch, ascending)."""
     moments = [from_seconds(edge) for edge in edges]
     return [Window(start, end) for start, end in pairwise(moments)]
-
-
-def cut_at_midnights(windows: Iterable[Window]) -> list[Window]:
-    """Every window cut at each UTC midnight inside it: no piece touches two partitions. Order and instants stay."""
-    return cut_on_grid(windows, DAY_S // MINUTE_S)
-
-
-def cut_on_grid(windows: Iterable[Window], minutes: int) -> list[Window]:
-    """Every window cut on the grid of ``minutes`` counted from each UTC midnight (midnights are edges); 0 cuts nothing.
-
-    Raises ValueError for a negative grid. The rule is DESIGN's ("Time": cut at ``PHX_INITIAL_SLICE_MIN`` on the grid).
-    """
-    if minutes < 0:
-        raise ValueError(f"a grid must be 0 (none) or a number of minutes, not {minutes}")
-    if minutes == 0:
-        return list(windows)
-    pieces: list[Window] = []
-    for window in windows:
-        start_s, end_s = to_seconds(window.start), to_seconds(window.end)
-        pieces.extend(windows_between([start_s, *grid_edges(start_s, end_s, minutes * MINUTE_S), end_s]))
-    return pieces
 
 
 def halve(window: Window) -> tuple[Window, Window]:

@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from etl_tasks.core.windows import (
     Window,
     count_grid_cells,
-    cut_at_midnights,
-    cut_on_grid,
-    floor_to_second,
     from_seconds,
     grid_edges,
     halve,
@@ -71,13 +68,6 @@ def test_subtract_is_the_difference_of_sets(windows: list[Window], holes: list[W
     assert offsets(subtract(windows, holes)) == sorted(set(offsets(windows)) - set(offsets(holes)))
 
 
-@given(some_windows(), some_windows())
-def test_overlaps_is_a_common_second(some: list[Window], others: list[Window]) -> None:
-    for one in some:
-        for other in others:
-            assert one.overlaps(other) == bool(set(offsets([one])) & set(offsets([other])))
-
-
 def test_partition_is_the_utc_day() -> None:
     assert partition_of(at("2025-08-08T23:59:59")) == 20250808
     assert partition_of(at("2025-08-09T00:00:00")) == 20250809
@@ -90,43 +80,8 @@ def test_seconds_are_floored_before_the_epoch_too() -> None:
     assert to_seconds(datetime(1969, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)) == -1
     assert to_seconds(datetime(1970, 1, 1, 0, 0, 1, 999_999, tzinfo=UTC)) == 1
     assert from_seconds(1_754_611_200) == MIDNIGHT
-    assert floor_to_second(MIDNIGHT + timedelta(microseconds=999_999)) == MIDNIGHT
     with pytest.raises(ValueError, match="aware"):
         to_seconds(datetime(2025, 8, 8))
-
-
-def test_cut_at_midnights() -> None:
-    assert cut_at_midnights([window("2025-08-08T22:00", "2025-08-10T00:00")]) == [
-        window("2025-08-08T22:00", "2025-08-09T00:00"),
-        window("2025-08-09T00:00", "2025-08-10T00:00"),
-    ]
-
-
-def test_cut_on_grid_counts_from_midnight_not_from_the_window() -> None:
-    assert cut_on_grid([window("2025-08-08T00:03", "2025-08-08T00:16:30")], 5) == [
-        window("2025-08-08T00:03", "2025-08-08T00:05"),
-        window("2025-08-08T00:05", "2025-08-08T00:10"),
-        window("2025-08-08T00:10", "2025-08-08T00:15"),
-        window("2025-08-08T00:15", "2025-08-08T00:16:30"),
-    ]
-
-
-def test_a_grid_that_does_not_divide_the_day_starts_again_at_midnight() -> None:
-    # 1,440 = 2 x 700 + 40: the last cell of the day is 23:20 .. 24:00.
-    assert cut_on_grid([window("2025-08-08T11:00", "2025-08-09T12:00")], 700) == [
-        window("2025-08-08T11:00", "2025-08-08T11:40"),
-        window("2025-08-08T11:40", "2025-08-08T23:20"),
-        window("2025-08-08T23:20", "2025-08-09T00:00"),
-        window("2025-08-09T00:00", "2025-08-09T11:40"),
-        window("2025-08-09T11:40", "2025-08-09T12:00"),
-    ]
-
-
-def test_no_grid_cuts_nothing_and_a_negative_one_is_refused() -> None:
-    whole = [window("2025-08-08T00:03", "2025-08-10T00:16")]
-    assert cut_on_grid(whole, 0) == whole
-    with pytest.raises(ValueError, match="-1"):
-        cut_on_grid(whole, -1)
 
 
 @given(st.integers(-200_000, 200_000), st.integers(1, 200_000), st.integers(1, 100_000))
@@ -134,14 +89,6 @@ def test_grid_edges_are_the_seconds_that_divide(start: int, length: int, grid_s:
     expected = [second for second in range(start + 1, start + length) if second % 86_400 % grid_s == 0]
     assert list(grid_edges(start, start + length, grid_s)) == expected
     assert count_grid_cells(start, start + length, grid_s) == len(expected) + 1
-
-
-@given(some_windows(), st.integers(0, 7))
-def test_cutting_keeps_the_instants(windows: list[Window], minutes: int) -> None:
-    assert offsets(cut_on_grid(windows, minutes)) == offsets(windows)
-    cut = cut_at_midnights(windows)
-    assert offsets(cut) == offsets(windows)
-    assert all(partition_of(piece.start) == partition_of(piece.end - timedelta(seconds=1)) for piece in cut)
 
 
 @pytest.mark.parametrize(
