@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extras
 import redis
 from clickhouse_driver import Client
 
+from devstack.clean_reader import CleanReader
 from devstack.dataset import MAIN_COLUMNS, Row
+from devstack.failpoints import VARIABLE as FAILPOINTS_VARIABLE
+from devstack.failpoints import Failpoints
 from devstack.oracle import (
     CleanRow,
     Differences,
@@ -31,8 +34,18 @@ from devstack.oracle import (
 )
 from devstack.phoenix_seed import PhoenixSeeder
 from devstack.stack import Stack
+from devstack.supervisor import Supervisor, worker_command
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
+PLAN = """\
+import sys
+from datetime import datetime
+from etl_tasks.celery import wiring
+from etl_tasks.pipeline.plan import PlanRequest, plan_interval
+since, until = map(datetime.fromisoformat, sys.argv[1:3])
+print(plan_interval(PlanRequest(since, until, manual=sys.argv[3] == "manual"), wiring().plan_context()).run_id)
+"""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIMES = frozenset({"opd", "emd", "apd", "exd", "tm"})
 
@@ -60,11 +73,7 @@ class Worker:
         self.log = log
         self._stream = log.open("ab")
         self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "celery", "-A", "etl_tasks", "worker", "--concurrency", str(concurrency)),
-                *("--queues", queues, "--hostname", f"{log.stem}@%h", "--loglevel", "INFO"),
-                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-            ],
+            worker_command(log.stem, concurrency, queues),
             cwd=ROOT,
             env=deployment.process_env,
             stdout=self._stream,
@@ -126,6 +135,7 @@ class Deployment:
         self.extra: dict[tuple[Any, ...], Row] = {}
         self.seeder = self._open_seeder()
         self.workers: list[Worker] = []
+        self.failpoints: Failpoints | None = None
 
     @property
     def clean_all(self) -> str:
@@ -201,10 +211,22 @@ class Deployment:
 
     # -- the target -----------------------------------------------------------------------------------------------
 
+    @property
+    def endpoints(self) -> list[tuple[str, int]]:
+        """Every shard's own address, whatever stands between it and the product."""
+        hosts = [host.rsplit(":", 1) for host in self.stack.env()["CH_HOSTS"].split(",")]
+        return [(name, int(port)) for name, port in hosts]
+
+    def reader(self) -> CleanReader:
+        """A reader who polls CLEAN on every shard; a context manager."""
+        return CleanReader(
+            self.endpoints, self.settings["CH_USER"], self.stack.env()["CH_PASSWORD"], self.settings["CH_CLEAN_TABLE"]
+        )
+
     def query(self, sql: str, parameters: dict[str, Any] | None = None, shard: int = 0) -> list[tuple[Any, ...]]:
         """Rows of a question to one shard's ClickHouse, over a connection of its own."""
-        name, port = self.stack.env()["CH_HOSTS"].split(",")[shard].rsplit(":", 1)
-        client = Client(name, int(port), user=self.settings["CH_USER"], password=self.stack.env()["CH_PASSWORD"])
+        name, port = self.endpoints[shard]
+        client = Client(name, port, user=self.settings["CH_USER"], password=self.stack.env()["CH_PASSWORD"])
         try:
             rows: list[tuple[Any, ...]] = client.execute(sql, parameters)
         finally:
@@ -213,7 +235,7 @@ class Deployment:
 
     def each_shard(self, sql: str) -> list[list[tuple[Any, ...]]]:
         """The answers of all shards, in their order."""
-        return [self.query(sql, shard=shard) for shard in range(len(self.stack.env()["CH_HOSTS"].split(",")))]
+        return [self.query(sql, shard=shard) for shard in range(len(self.endpoints))]
 
     def rows(self, table: str, since: datetime, until: datetime, shard: int = 0) -> list[tuple[Any, ...]]:
         """Rows of ``database.table`` in the oracle's form."""
@@ -252,7 +274,9 @@ class Deployment:
         # A developer's own .env must not reach a test.
         empty = self.scratch / "empty.env"
         empty.touch()
-        return {**kept, **self.settings, "ETL_ENV_FILE": str(empty), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        armed = {FAILPOINTS_VARIABLE: str(self.failpoints.directory)} if self.failpoints else {}
+        ours = {"ETL_ENV_FILE": str(empty), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        return {**kept, **self.settings, **armed, **ours}
 
     def cli(
         self, *arguments: str, expect: int | None = 0, timeout_s: float = 240, **settings: str
@@ -300,6 +324,40 @@ class Deployment:
             self.settings = before
         self.workers.append(worker)
         return worker
+
+    def supervise(self, workers: int = 1, concurrency: int = 2, **settings: str) -> Supervisor:
+        """Workers ``worker_s1``, ``worker_s2`` … that are started again whenever they end; a context manager."""
+        programs = {f"worker_s{n}": worker_command(f"worker_s{n}", concurrency) for n in range(1, workers + 1)}
+        return Supervisor(programs, {**self.process_env, **settings}, self.scratch)
+
+    def plan(self, since: datetime, until: datetime, *, manual: bool = True, **settings: str) -> int:
+        """Plan by the product's own step, in a process of its own that follows nothing; the run's id."""
+        done = self.start_plan(since, until, manual=manual, **settings)
+        out, err = done.communicate(timeout=120)
+        assert done.returncode == 0, err
+        return int(out.splitlines()[-1])
+
+    def start_plan(
+        self, since: datetime, until: datetime, *, manual: bool = True, **settings: str
+    ) -> subprocess.Popen[str]:
+        """The same, without waiting for its end; it prints the run's id."""
+        return subprocess.Popen(
+            [sys.executable, "-c", PLAN, since.isoformat(), until.isoformat(), "manual" if manual else "schedule"],
+            cwd=ROOT,
+            env={**self.process_env, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, condition: Callable[[], T], what: str, timeout_s: float = 40) -> T:
+        """The first true answer of ``condition``; AssertionError, with journal and logs, when none comes."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if answer := condition():
+                return answer
+            time.sleep(0.1)
+        raise AssertionError(f"{what}: not in {timeout_s} s\n{self.describe()}\n{self.worker_logs()}")
 
     def worker_logs(self, lines: int = 60) -> str:
         """The end of every worker's log."""

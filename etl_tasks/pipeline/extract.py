@@ -23,6 +23,7 @@ from etl_tasks.errors import (
     TransientError,
     Unreachable,
 )
+from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.lease import Lease
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.ports import Dispatcher, Journal
@@ -82,6 +83,7 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
         window=str(claim.window),
     )
     log.info("slice_claimed", depth=claim.depth, spent=claim.spent)
+    _reach(Failpoint.SLICE_CLAIMED, claim)
     lease = Lease(
         lambda: _open_renewer(context, claim),
         context.rules.lease_s,
@@ -94,6 +96,10 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
     except LostOwnership as error:
         log.warning("slice_lost", error=str(error))
         return "lost"
+
+
+def _reach(name: Failpoint, claim: SliceClaim) -> None:
+    reach(name, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
 
 
 def _open_renewer(context: ExtractContext, claim: SliceClaim) -> tuple[Callable[[], bool], Callable[[], None]]:
@@ -160,7 +166,9 @@ class _Attempt:
 
     def _finish(self, result: SliceResult) -> str:
         self._lease.checkpoint()
-        self._tell(self._settle(lambda: self._slices.finish(self._claim, result)))
+        transition = self._settle(lambda: self._slices.finish(self._claim, result))
+        _reach(Failpoint.SLICE_FINISHED, self._claim)
+        self._tell(transition)
         log.info(
             "slice_done",
             rows_read=result.rows_read,
@@ -197,6 +205,7 @@ class _Attempt:
             return None
         if decision.action is Action.SPLIT:
             transition = self._settle(lambda: slices.split(claim, halve(claim.window), error, decision.reason))
+            _reach(Failpoint.SLICE_SPLIT, claim)
             log.warning("slice_split", children=list(transition.children), depth=claim.depth + 1)
             self._tell(transition)
             return "split"

@@ -16,6 +16,7 @@ from etl_tasks.core.coerce import CoercionPlan, Misfit, drop_repeats
 from etl_tasks.core.distinct import KeyCounter
 from etl_tasks.core.records import Reject, SliceClaim, SliceResult
 from etl_tasks.errors import RowRejected, SchemaError, ShortRead, TransientError
+from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.ports import Journal, Source, Target
 
 log = structlog.get_logger(__name__)
@@ -157,6 +158,7 @@ class Loader:
         with _Inserter(self._target, version_ms, self._rules) as inserter:
             for frame in self._source.read(claim.window):
                 mark = timings.add("fetch", mark)
+                reach(Failpoint.SLICE_FRAME_READ, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
                 checkpoint()
                 rows_read += frame.rows
                 coerced = self._coercion.apply(frame)
@@ -175,6 +177,7 @@ class Loader:
             checkpoint()
             inserter.finish()
             timings.add("insert_wait", mark)
+            reach(Failpoint.SLICE_INSERTED, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
             return SliceResult(
                 rows_counted=counted,
                 rows_read=rows_read,

@@ -14,6 +14,7 @@ from etl_tasks.core.slicing import SlicePlan, SlicingRules, plan_slices, schedul
 from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import BrokerRefused, TerminalError, TransientError, UsageError
+from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.tell import dispatch_run
 
@@ -110,6 +111,7 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
     )
     _log_plan(planned, plan, notices, context.rules, process_name)
     if planned.status == RunStatus.PLANNED:
+        reach(Failpoint.PLAN_COMMITTED, run=planned.run_id)
         _dispatch(context, planned.run_id, request.manual)
     return planned
 

@@ -13,6 +13,7 @@ from etl_tasks.core.publishing import PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.records import PublishClaim
 from etl_tasks.core.states import dedup_process
 from etl_tasks.errors import CountMismatch, EtlError, LostOwnership, TerminalError, TransientError, Unreachable
+from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.lease import Lease
 from etl_tasks.pipeline.ports import Dispatcher, Journal, PublishLock, PublishPins, Target
 from etl_tasks.pipeline.settle import forget_frames, settle
@@ -84,6 +85,7 @@ def _under_lock(partition: int, context: PublishContext) -> str:
             log.info("publish_dropped", partition=partition)
             return "dropped"
         structlog.contextvars.bind_contextvars(partition=partition, token=claim.token, attempt=claim.attempt)
+        reach(Failpoint.PUBLISH_CLAIMED, partition=partition, token=claim.token)
         log.info("publish_claimed", windows=len(claim.windows), target_gen=claim.target_gen, rebuild=claim.rebuild)
         lease = Lease(
             lambda: _open_renewer(context, claim),
@@ -128,6 +130,7 @@ class _Guard:
             self._publish_lock.verify()
             if not self._context.journal.publishes.renew(self._claim, self._context.lease_s):
                 raise LostOwnership(f"a newer publish than token {self._claim.token} has begun")
+            reach(Failpoint.PUBLISH_BEFORE_REPLACE, partition=self._claim.partition, token=self._claim.token)
 
     def on_stage(self, metric: StageMetric) -> None:
         with self._one_at_a_time:
@@ -163,6 +166,7 @@ def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: Publ
         return _after_failure(claim, error, lease, context)
     if result.short_windows:
         return _reopen(claim, result, lease, context)
+    reach(Failpoint.PUBLISH_DONE, partition=claim.partition, token=claim.token)
     duration_ms = round((time.monotonic() - started) * 1000)
     details = {"rows": sum(outcome.rows_after for outcome in result.shards), "shards": _shard_details(result)}
     transitions = settle(
@@ -171,6 +175,7 @@ def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: Publ
         lease,
         context.soft_limit,
     )
+    reach(Failpoint.PUBLISH_FINISHED, partition=claim.partition, token=claim.token)
     log.info("published", rows=details["rows"])
     tell(context.journal, context.dispatcher, transitions)
     return "published"

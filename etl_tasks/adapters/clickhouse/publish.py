@@ -34,6 +34,7 @@ from etl_tasks.errors import (
     TransientError,
     Unreachable,
 )
+from etl_tasks.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +91,17 @@ class PartitionPublish:
                 self._abandon()
                 raise
             if short:
-                stages.run("drop_buf_cleanup", self._owned(self._drop_buffer), self._active())
+                stages.run("drop_buf_cleanup", self._owned("drop_buf_cleanup", self._drop_buffer), self._active())
         return PublishResult(tuple(work.outcome() for work in self._work), tuple(self._stages), tuple(short))
 
     def _prepare(self, stages: Stages[ShardWork], checkpoint: Callable[[], None]) -> list[LoadedWindow]:
         """Everything up to the check; returns the windows that fall short."""
         checkpoint()
-        stages.run("drop_buf", self._owned(self._drop_older), self._work, checkpoint)
-        stages.run("attach_clean", self._owned(self._attach_clean), self._work, checkpoint)
-        stages.run("insert_dedup", self._owned(self._insert_new), self._active(), checkpoint)
-        stages.run("optimize_buf", self._owned(self._optimize), self._active(), checkpoint)
-        stages.run("check", self._owned(self._check), self._work, checkpoint)
+        stages.run("drop_buf", self._owned("drop_buf", self._drop_older), self._work, checkpoint)
+        stages.run("attach_clean", self._owned("attach_clean", self._attach_clean), self._work, checkpoint)
+        stages.run("insert_dedup", self._owned("insert_dedup", self._insert_new), self._active(), checkpoint)
+        stages.run("optimize_buf", self._owned("optimize_buf", self._optimize), self._active(), checkpoint)
+        stages.run("check", self._owned("check", self._check), self._work, checkpoint)
         if self._request.rebuild and not self._active():
             raise TerminalError(
                 f"RAW has no rows of {self._request.partition} on any shard: "
@@ -118,25 +119,38 @@ class PartitionPublish:
         return short
 
     def _replace(self, stages: Stages[ShardWork]) -> None:
-        stages.run("replace_clean", self._owned(self._replace_partition), self._active())
-        stages.run("materialize_ttl", self._owned(self._materialize_ttl), self._active())
-        stages.run("drop_buf_cleanup", self._owned(self._drop_buffer_quietly), self._active())
+        stages.run("replace_clean", self._owned("replace_clean", self._replace_partition), self._active())
+        stages.run("materialize_ttl", self._owned("materialize_ttl", self._materialize_ttl), self._active())
+        stages.run("drop_buf_cleanup", self._owned("drop_buf_cleanup", self._drop_buffer_quietly), self._active())
 
     def _active(self) -> list[ShardWork]:
         return [work for work in self._work if not work.skipped]
 
-    def _owned(self, step: Callable[[ShardWork], None]) -> Callable[[ShardWork], None]:
+    def _owned(self, stage: str, step: Callable[[ShardWork], None]) -> Callable[[ShardWork], None]:
         """``step``, which raises LostOwnership when it fails because a newer publish dropped our buffer."""
 
         def run(work: ShardWork) -> None:
             try:
+                self._reach(stage, "before", work)
                 step(work)
+                self._reach(stage, "after", work)
             except EtlError as error:
                 if code_of(error) in SIGNS_OF_A_NEWER_PUBLISH and work.has_buffer:
                     self._require_buffer(work, error)
                 raise
 
         return run
+
+    def _reach(self, stage: str, when: str, work: ShardWork) -> None:
+        partition, token = self._request.partition, self._request.token
+        reach(
+            Failpoint.PUBLISH_STAGE,
+            partition=partition,
+            token=token,
+            stage=stage,
+            when=when,
+            shard=work.shard.number,
+        )
 
     def _require_buffer(self, work: ShardWork, error: EtlError | None = None) -> None:
         if table_facts(work.connection, self._fence.buffer) is None:

@@ -1,0 +1,162 @@
+"""A TCP relay between us and a service, to break what no service breaks by itself: silence, cut answers, refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from types import TracebackType
+
+POLL_S = 0.1
+CHUNK_BYTES = 65536
+
+
+class Relay:
+    """Listens on a port of its own (``port``) on 127.0.0.1 and passes bytes to and from ``target_port``.
+
+    ``silence``: connections stay open and pass nothing, either way (a half-open socket, a firewall that forgot).
+    ``mute``: requests pass, answers do not. ``cut``: every connection is reset. ``refuse``: new ones are reset at once.
+    ``cut_answer_after``: the next connection that gets more than so many bytes of answer is reset there.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(POLL_S)
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._pass = threading.Event()
+        self._pass_answers = threading.Event()
+        self._refusing = False
+        self._ended = False
+        self._cut_after: int | None = None
+        self.cuts = 0
+        self._pass.set()
+        self._pass_answers.set()
+        threading.Thread(target=self._accept, daemon=True, name=f"relay {target_port}").start()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- faults ---------------------------------------------------------------------------------------------------
+
+    def silence(self) -> None:
+        """Pass nothing from now on; new connections are taken, and pass nothing either."""
+        self._pass.clear()
+
+    def mute(self) -> None:
+        """Pass requests, and keep the answers."""
+        self._pass_answers.clear()
+
+    def restore(self) -> None:
+        """Pass everything again, also what was kept."""
+        self._refusing = False
+        self._pass.set()
+        self._pass_answers.set()
+
+    def cut(self) -> None:
+        """Reset every connection there is."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _reset(*pair)
+
+    def refuse(self) -> None:
+        """Reset every connection, and each new one at once."""
+        self._refusing = True
+        self.cut()
+
+    def cut_answer_after(self, size: int) -> None:
+        """Reset the next connection whose answers, from now on, come to more than ``size`` bytes; ``cuts`` counts."""
+        with self._lock:
+            self._cut_after = size
+
+    def close(self) -> None:
+        """End the relay and its connections."""
+        self._ended = True
+        self.cut()
+        self._listener.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while not self._ended:
+            try:
+                client, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return  # closed
+            if self._refusing or self._ended:
+                _reset(client)
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
+            except OSError:
+                _reset(client)
+                continue
+            with self._lock:
+                self._pairs.append((client, server))
+            for source, sink, answers in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        source.settimeout(POLL_S)
+        passed = 0
+        try:
+            while not self._ended:
+                try:
+                    data = source.recv(CHUNK_BYTES)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                while not self._may_pass(answers):
+                    if source.fileno() < 0:
+                        return  # cut meanwhile
+                    time.sleep(POLL_S / 2)
+                passed += len(data)
+                if answers and (left := self._to_cut(passed, len(data))) is not None:
+                    sink.settimeout(None)
+                    sink.sendall(data[:left])
+                    _reset(source, sink)
+                    return
+                sink.settimeout(None)
+                sink.sendall(data)
+                sink.settimeout(POLL_S)
+        except OSError:
+            pass  # cut, or the other side is gone: the sockets are closed below
+        finally:
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)
+
+    def _may_pass(self, answers: bool) -> bool:
+        return self._ended or (self._pass.is_set() and (self._pass_answers.is_set() or not answers))
+
+    def _to_cut(self, passed: int, size: int) -> int | None:
+        """How much of the answer at hand may still pass when it is the one to cut, else None."""
+        with self._lock:
+            if self._cut_after is None or passed <= self._cut_after:
+                return None
+            left = max(0, self._cut_after - (passed - size))
+            self._cut_after = None
+            self.cuts += 1
+            return left
+
+
+def _reset(*sockets: socket.socket) -> None:
+    """Close with RST: what a dead peer's kernel sends."""
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
