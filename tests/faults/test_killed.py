@@ -11,6 +11,7 @@ import pytest
 from tests.faults.world import LEASE_S, PARTITION, SINCE, SLICES, SWEEP_S, UNTIL, World
 
 STAGES = ["drop_buf", "attach_clean", "insert_dedup", "optimize_buf", "check", "replace_clean", "drop_buf_cleanup"]
+STEPS = [*((stage, "before") for stage in STAGES), (STAGES[-1], "after")]
 WORK_S = 15.0
 """What loading and publishing these rows takes at most on a busy machine."""
 
@@ -31,8 +32,7 @@ def test_a_child_killed_at_a_slice(world: World, place: str) -> None:
     assert time.time() - hit["at"] < LEASE_S + SWEEP_S + WORK_S
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "when"), STEPS)
 def test_a_publisher_killed_between_any_two_steps(world: World, stage: str, when: str) -> None:
     armed = world.failpoints.arm("publish.stage", stage=stage, when=when)
     run_id = world.plan()
