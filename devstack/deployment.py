@@ -69,11 +69,11 @@ def midnight(days_ago: int) -> datetime:
 class Worker:
     """A real worker with its own process group."""
 
-    def __init__(self, deployment: Deployment, concurrency: int, log: Path, queues: str) -> None:
+    def __init__(self, deployment: Deployment, command: Sequence[str], log: Path) -> None:
         self.log = log
         self._stream = log.open("ab")
         self.process = subprocess.Popen(
-            worker_command(log.stem, concurrency, queues),
+            command,
             cwd=ROOT,
             env=deployment.process_env,
             stdout=self._stream,
@@ -253,6 +253,10 @@ class Deployment:
         actual = self.rows(self.clean_all, since, until, shard)
         keys = [row[:3] for row in actual]
         assert len(keys) == len(set(keys)), f"{len(keys) - len(set(keys))} keys of CLEAN_ALL are there twice"
+        return self.differences(since, until, actual)
+
+    def differences(self, since: datetime, until: datetime, actual: Sequence[tuple[Any, ...]]) -> Differences:
+        """How rows in the oracle's form differ from what CLEAN must hold of ``[since, until)``."""
         return difference(self.expected(since, until), actual)
 
     def assert_exact(self, since: datetime, until: datetime) -> int:
@@ -313,13 +317,18 @@ class Deployment:
         return done
 
     def start_worker(
-        self, concurrency: int = 2, queues: str = "plan,extract,backfill,publish", **settings: str
+        self,
+        concurrency: int = 2,
+        queues: str = "plan,extract,backfill,publish",
+        program: Sequence[str] = ("celery", "-A", "etl_tasks"),
+        **settings: str,
     ) -> Worker:
         """A worker that ends with the deployment, or sooner. ``settings`` hold for it alone."""
         before = self.settings
         self.settings = {**before, **settings}
         try:
-            worker = Worker(self, concurrency, self.scratch / f"worker{len(self.workers)}.log", queues)
+            name = f"worker{len(self.workers)}"
+            worker = Worker(self, worker_command(name, concurrency, queues, program), self.scratch / f"{name}.log")
         finally:
             self.settings = before
         self.workers.append(worker)

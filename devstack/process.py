@@ -98,6 +98,11 @@ class Daemon:
         return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
 
+def identify(pid: int) -> Identity | None:
+    """The process that has the pid now, or None."""
+    return _stat(pid)
+
+
 def family(identity: Identity) -> list[Identity]:
     """The process and all its descendants, as they are now."""
     if not identity.alive():

@@ -50,13 +50,16 @@ redirect_stderr=true
 
 
 def worker_command(
-    name: str, concurrency: int = 2, queues: str = "plan,extract,backfill,publish", *more: str
+    name: str,
+    concurrency: int = 2,
+    queues: str = "plan,extract,backfill,publish",
+    program: Sequence[str] = ("celery", "-A", "etl_tasks"),
 ) -> list[str]:
-    """The command line of a worker."""
+    """The command line of a worker; ``program`` is the module that makes one, with its first arguments."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "etl_tasks", "worker", "--concurrency", str(concurrency)),
+        *(sys.executable, "-m", *program, "worker", "--concurrency", str(concurrency)),
         *("--queues", queues, "--hostname", f"{name}@%h", "--loglevel", "INFO"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat", *more),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
 
 
