@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint format bench up down compose-up compose-down clean
+.PHONY: help setup demo test test-unit chaos lint format bench up down compose-up compose-down clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -24,6 +24,9 @@ test: setup ## All tests; starts the services they need. ARGS="-k name" for some
 
 test-unit: setup ## The tests that need no service, in seconds.
 	@$(PYTHON) -m pytest tests/unit $(ARGS)
+
+chaos: setup ## Random faults for CHAOS_S seconds (180) against real workers, then the proof. CHAOS_SEED repeats a draw.
+	@$(PYTHON) -m tests.chaos $(ARGS)
 
 lint: setup ## ruff and mypy; both must be silent.
 	@$(PYTHON) -m ruff check .

@@ -9,7 +9,7 @@ from types import TracebackType
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver
 
-EVERY_S = 0.05
+EVERY_S = 0.1
 LOOK = "SELECT toYYYYMMDD(opd) AS day, count(), uniqExact(c, t, opd) FROM {table} GROUP BY day"
 
 
