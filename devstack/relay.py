@@ -157,6 +157,5 @@ def _reset(*sockets: socket.socket) -> None:
     for one in sockets:
         with contextlib.suppress(OSError):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
+        # No shutdown before it: the peer would see a polite end first. Who waits in recv comes back by itself.
         one.close()
