@@ -18,8 +18,8 @@ from devstack.failpoints import Failpoints
 from devstack.process import Identity, family, identify
 from devstack.supervisor import Supervisor
 
-FROZEN_S = (1.0, 5.0)
-DOWN_S = (0.0, 4.0)
+FROZEN_S = (0.5, 4.0)
+DOWN_S = (0.0, 2.0)
 ARMED_AT_MOST_S = 20.0
 PLACES: Sequence[tuple[str, dict[str, str]]] = (
     ("plan.committed", {}),
