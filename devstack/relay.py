@@ -19,6 +19,7 @@ class Relay:
     ``silence``: connections stay open and pass nothing, either way (a half-open socket, a firewall that forgot).
     ``mute``: requests pass, answers do not. ``cut``: every connection is reset. ``refuse``: new ones are reset at once.
     ``cut_answer_after``: the next connection that gets more than so many bytes of answer is reset there.
+    ``silence_at``, ``cut_answer_to``: silence, or a lost answer, at a request that is known by its text.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -33,6 +34,9 @@ class Relay:
         self._refusing = False
         self._ended = False
         self._cut_after: int | None = None
+        self._texts: tuple[bytes, ...] = ()
+        self._silent_at_texts = False
+        self._unanswered: set[socket.socket] = set()
         self.cuts = 0
         self._pass.set()
         self._pass_answers.set()
@@ -49,7 +53,7 @@ class Relay:
     # -- faults ---------------------------------------------------------------------------------------------------
 
     def silence(self) -> None:
-        """Pass nothing from now on; new connections are taken, and pass nothing either."""
+        """Pass nothing from now on, no end of a connection either; new connections are taken, and pass nothing."""
         self._pass.clear()
 
     def mute(self) -> None:
@@ -78,6 +82,19 @@ class Relay:
         """Reset the next connection whose answers, from now on, come to more than ``size`` bytes; ``cuts`` counts."""
         with self._lock:
             self._cut_after = size
+
+    def silence_at(self, *texts: bytes) -> None:
+        """Silence as soon as a connection has sent requests with these texts, one after the other.
+
+        The last of them still passes.
+        """
+        with self._lock:
+            self._texts, self._silent_at_texts = texts, True
+
+    def cut_answer_to(self, *texts: bytes) -> None:
+        """The same, but the service answers, and instead of this answer the connection is reset; ``cuts`` counts."""
+        with self._lock:
+            self._texts, self._silent_at_texts = texts, False
 
     def close(self) -> None:
         """End the relay and its connections."""
@@ -110,20 +127,25 @@ class Relay:
 
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         source.settimeout(POLL_S)
-        passed = 0
+        passed = texts_seen = 0
         try:
             while not self._ended:
                 try:
                     data = source.recv(CHUNK_BYTES)
                 except TimeoutError:
                     continue
-                if not data:
-                    break
                 while not self._may_pass(answers):
                     if source.fileno() < 0:
                         return  # cut meanwhile
                     time.sleep(POLL_S / 2)
+                if not data:
+                    break
                 passed += len(data)
+                if not answers:
+                    texts_seen = self._look_for_text(data, texts_seen, sink)
+                elif self._answer_is_to_be_lost(source):
+                    _reset(sink, source)
+                    return
                 if answers and (left := self._to_cut(passed, len(data))) is not None:
                     sink.settimeout(None)
                     sink.sendall(data[:left])
@@ -140,6 +162,27 @@ class Relay:
 
     def _may_pass(self, answers: bool) -> bool:
         return self._ended or (self._pass.is_set() and (self._pass_answers.is_set() or not answers))
+
+    def _look_for_text(self, data: bytes, seen: int, server: socket.socket) -> int:
+        """How many of the texts this connection has sent; at the last one the fault begins, once."""
+        with self._lock:
+            if seen < len(self._texts) and self._texts[seen] in data:
+                seen += 1
+                if seen == len(self._texts):
+                    self._texts, seen = (), 0
+                    if self._silent_at_texts:
+                        self._pass.clear()
+                    else:
+                        self._unanswered.add(server)
+        return seen
+
+    def _answer_is_to_be_lost(self, server: socket.socket) -> bool:
+        with self._lock:
+            if server not in self._unanswered:
+                return False
+            self._unanswered.remove(server)
+            self.cuts += 1
+            return True
 
     def _to_cut(self, passed: int, size: int) -> int | None:
         """How much of the answer at hand may still pass when it is the one to cut, else None."""

@@ -85,3 +85,11 @@ class CountMismatch(TerminalError):
 
 class LostOwnership(EtlError):
     """This attempt no longer owns its slice or publish: stop, roll back, touch nothing."""
+
+
+class NewerPublish(LostOwnership):
+    """ClickHouse has a buffer under a newer token than ours: ``token``. The journal knows whose it is, or is older."""
+
+    def __init__(self, message: str, token: int = 0) -> None:
+        super().__init__(message)
+        self.token = token

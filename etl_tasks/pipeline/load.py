@@ -54,7 +54,8 @@ class _Inserter:
     next call.
     """
 
-    def __init__(self, target: Target, version_ms: int, rules: LoadRules) -> None:
+    def __init__(self, claim: SliceClaim, target: Target, version_ms: int, rules: LoadRules) -> None:
+        self._claim = claim
         self._target = target
         self._version_ms = version_ms
         self._rules = rules
@@ -96,6 +97,8 @@ class _Inserter:
         self._in_flight = self._executor.submit(contextvars.copy_context().run, self._insert, block)
 
     def _insert(self, block: ColumnBatch) -> None:
+        claim = self._claim
+        reach(Failpoint.SLICE_INSERTING, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
         self._target.insert(block, self._version_ms)
         self.rows += block.rows
 
@@ -155,7 +158,7 @@ class Loader:
         keys = KeyCounter()
         rows_read = rows_rejected = 0
         beat_at = time.monotonic()
-        with _Inserter(self._target, version_ms, self._rules) as inserter:
+        with _Inserter(claim, self._target, version_ms, self._rules) as inserter:
             for frame in self._source.read(claim.window):
                 mark = timings.add("fetch", mark)
                 reach(Failpoint.SLICE_FRAME_READ, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)

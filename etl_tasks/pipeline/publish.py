@@ -12,7 +12,15 @@ import structlog
 from etl_tasks.core.publishing import PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.records import PublishClaim
 from etl_tasks.core.states import dedup_process
-from etl_tasks.errors import CountMismatch, EtlError, LostOwnership, TerminalError, TransientError, Unreachable
+from etl_tasks.errors import (
+    CountMismatch,
+    EtlError,
+    LostOwnership,
+    NewerPublish,
+    TerminalError,
+    TransientError,
+    Unreachable,
+)
 from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.lease import Lease
 from etl_tasks.pipeline.ports import Dispatcher, Journal, PublishLock, PublishPins, Target
@@ -157,6 +165,8 @@ def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: Publ
             on_stage=guard.on_stage,
             predecessor_replicas=predecessors,
         )
+    except NewerPublish as error:
+        return _catch_up(claim, error, lease, context)
     except LostOwnership:
         raise
     except context.soft_limit:
@@ -204,6 +214,13 @@ def _reopen(claim: PublishClaim, result: PublishResult, lease: Lease, context: P
     )
     log.warning("publish_reopened", windows=len(result.short_windows), slices=len(slice_ids), reason=reason)
     return "reopened"
+
+
+def _catch_up(claim: PublishClaim, error: NewerPublish, lease: Lease, context: PublishContext) -> str:
+    """A newer buffer that the journal knows nothing of is a leftover, for the next token to drop."""
+    settle(lambda: context.journal.publishes.catch_up(claim, error.token, error), lease, context.soft_limit)
+    log.warning("fence_behind", newer_token=error.token, next="published again under a newer token")
+    return "due"
 
 
 def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context: PublishContext) -> str:

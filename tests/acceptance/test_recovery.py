@@ -276,35 +276,6 @@ def test_a_worker_stopped_while_loading_spends_no_attempt(changed: Deployment, s
     assert all(s.spent == 1 for s in slices)
 
 
-def test_a_publisher_frozen_under_the_lock_is_passed_over_and_changes_nothing_when_it_wakes(
-    changed: Deployment, stack: Stack
-) -> None:
-    run_id = plan(changed)
-    changed.start_worker(queues="plan,extract,backfill")
-
-    def publish() -> Any:
-        return changed.journal("SELECT * FROM {j}_partitions WHERE partition = %s", PARTITION)[0]
-
-    until_true(lambda: publish().publish_state == "due", "all is loaded", changed)
-    stack.pause("clickhouse2")
-    try:
-        changed.start_worker(queues="plan,publish")
-        until_true(lambda: publish().publish_state == "running", "the publish has begun", changed)
-        begun = changed.journal("SELECT details FROM {j} WHERE process_name LIKE '%:dedup' AND ts_end IS NULL")
-        zombie = int(begun[0].details["worker"].rsplit(":", 1)[1])
-        os.kill(zombie, signal.SIGSTOP)
-    finally:
-        stack.resume("clickhouse2")
-    try:
-        assert_run_is_exact(changed, run_id)
-        published = publish().published_gen
-    finally:
-        os.kill(zombie, signal.SIGCONT)
-    until_true(lambda: "publish_lost" in changed.worker_logs(400), "the woken one has noticed", changed)
-    changed.assert_exact(SINCE, UNTIL)
-    assert (publish().published_gen, publish().publish_state) == (published, "idle")
-
-
 def test_with_redis_away_from_the_start_a_worker_still_ends_what_does_not_move(
     changed: Deployment, stack: Stack
 ) -> None:

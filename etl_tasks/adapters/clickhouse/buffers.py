@@ -11,7 +11,7 @@ from etl_tasks.adapters.clickhouse import publish_sql
 from etl_tasks.adapters.clickhouse.client import Connection
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
-from etl_tasks.errors import LostOwnership, ResourceExhausted
+from etl_tasks.errors import NewerPublish, ResourceExhausted
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Fence:
 
     def token_of_buffer(self, name: str) -> int | None:
         """The token in a buffer's name, None when the table is no buffer of a publish."""
-        found = re.fullmatch(re.escape(self.template.table) + r"_\d+_(\d+)", name)
+        found = re.fullmatch(re.escape(self.template.table) + r"_\d+_(\d{1,18})", name)
         return int(found[1]) if found else None
 
     def token_of_query(self, query_id: str) -> int | None:
@@ -60,7 +60,7 @@ def drop_older(connection: Connection, fence: Fence, drain_timeout_s: float) -> 
     """Drop the buffers of all older publishes on this host, then end their statements and wait until none is left.
 
     In this order: a statement that is not yet there finds no buffer, one that is already there is ended and waited for.
-    Raises LostOwnership when a newer publish has been here, ResourceExhausted when a statement does not end in time.
+    Raises NewerPublish when a newer publish has been here, ResourceExhausted when a statement does not end in time.
     """
     names = connection.execute(
         publish_sql.BUFFERS,
@@ -72,8 +72,9 @@ def drop_older(connection: Connection, fence: Fence, drain_timeout_s: float) -> 
         if token is None:
             continue
         if token > fence.token:
-            raise LostOwnership(
-                f"a newer publish of {fence.clean} (token {token}, ours is {fence.token}) works on {connection.host}"
+            raise NewerPublish(
+                f"a newer publish of {fence.clean} (token {token}, ours is {fence.token}) works on {connection.host}",
+                token,
             )
         log.info("dropping the buffer %s of an older publish on %s", name, connection.host)
         buffer = TableName(fence.template.database, name)

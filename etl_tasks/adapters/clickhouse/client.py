@@ -11,8 +11,8 @@ from clickhouse_driver import Client
 
 from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
-from etl_tasks.adapters.clickhouse.errors import AnswerTimedOut, clickhouse_errors
-from etl_tasks.errors import ConfigError, TerminalError, Unreachable
+from etl_tasks.adapters.clickhouse.errors import AnswerTimedOut, ErrorCode, StatementFailed, clickhouse_errors
+from etl_tasks.errors import ConfigError, TerminalError, TransientError, Unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -238,6 +238,13 @@ class Failover:
 
 
 def single(rows: Sequence[Row]) -> Row:
-    """The only row of an answer that has exactly one."""
+    """The only row of an answer that has exactly one.
+
+    Raises TransientError, as for any statement that was ended, when there is none: a SELECT that is killed while it
+    begins sometimes ends without a row and without an error.
+    """
+    if not rows:
+        error = TransientError("ClickHouse answered a count without a row: the statement was ended (KILL QUERY)")
+        raise error from StatementFailed("no row", ErrorCode.QUERY_WAS_CANCELLED)
     (row,) = rows
     return row

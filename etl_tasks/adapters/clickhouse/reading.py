@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import accumulate
 
-from etl_tasks.adapters.clickhouse.client import Connection, Row
+from etl_tasks.adapters.clickhouse.client import Connection, Row, single
 from etl_tasks.adapters.clickhouse.identifiers import quote_name
 from etl_tasks.core.windows import Window
+from etl_tasks.errors import TransientError
 
 # Rows of every second of a span: at most 86,400 rows of answer a day, whatever the number of windows.
 ROWS_A_SECOND = """
@@ -51,9 +52,9 @@ def count_windows(
             "end": max(windows[index].end_ms for index in group),
         }
         if len(group) == 1:
-            ((counts[group[0]],),) = connection.execute(COUNT_WINDOW.format(**names), span, tag=tag, settings=WHOLE)
+            counts[group[0]] = _count(connection, names, span, tag)
             continue
-        rows = sorted(connection.execute(ROWS_A_SECOND.format(**names), span, tag=tag, settings=WHOLE))
+        rows = _rows_a_second(connection, names, span, tag)
         seconds = [second for second, _ in rows]
         before = [0, *accumulate(count for _, count in rows)]
         for index in group:
@@ -61,6 +62,22 @@ def count_windows(
             past = bisect_left(seconds, windows[index].end_ms // 1000)
             counts[index] = before[past] - before[first]
     return counts
+
+
+def _rows_a_second(
+    connection: Connection, names: Mapping[str, str], span: Mapping[str, int], tag: str
+) -> list[tuple[int, int]]:
+    """(Second, rows) in order of time. "No rows" is asked twice: a killed SELECT may say the same, without an error."""
+    for _ in range(2):
+        rows = connection.execute(ROWS_A_SECOND.format(**names), span, tag=tag, settings=WHOLE)
+        if rows or not _count(connection, names, span, tag):
+            return sorted((int(second), int(count)) for second, count in rows)
+    raise TransientError(f"ClickHouse {connection.host} shows no rows of {names['table']}, and counts some")
+
+
+def _count(connection: Connection, names: Mapping[str, str], span: Mapping[str, int], tag: str) -> int:
+    (count,) = single(connection.execute(COUNT_WINDOW.format(**names), span, tag=tag, settings=WHOLE))
+    return int(count)
 
 
 def _spans(order: Iterable[int], windows: Sequence[Window]) -> Iterator[list[int]]:

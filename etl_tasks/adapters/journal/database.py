@@ -20,6 +20,18 @@ from etl_tasks.errors import AuthenticationFailed, EtlError, SchemaError, Transi
 
 # A journal statement takes milliseconds. One that takes longer than this waits for a socket that has gone silent.
 WAIT_S = 30.0
+# Between two statements of a transaction nothing is waited for. A session that says nothing for so long is frozen, or
+# its host is gone, and holds row locks that everybody else needs.
+IDLE_IN_TRANSACTION_S = 10.0
+# The server ends what we have stopped waiting for, and finds out within half a minute that a host is gone.
+_SESSION = f"""
+SET TIME ZONE 'UTC';
+SET statement_timeout = '{WAIT_S:.0f}s';
+SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S:.0f}s';
+SET tcp_keepalives_idle = 15;
+SET tcp_keepalives_interval = 5;
+SET tcp_keepalives_count = 3;
+"""
 # A connection that was idle for longer is asked whether it still lives before it is trusted with a transition.
 PING_AFTER_S = 5.0
 
@@ -52,13 +64,19 @@ def wait_bounded(connection: psycopg2.extensions.connection) -> None:
 
 
 def connect(dsn: str, application_name: str) -> psycopg2.extensions.connection:
-    """A new connection; raises Unreachable or AuthenticationFailed without the DSN in the text."""
+    """A new connection whose times are UTC and whose waits are bounded on both sides.
+
+    Raises Unreachable or AuthenticationFailed without the DSN in the text.
+    """
     psycopg2.extensions.set_wait_callback(wait_bounded)
     keepalives = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     parameters = psycopg2.extensions.parse_dsn(dsn)
     defaults: dict[str, Any] = {"connect_timeout": 5, "application_name": application_name, **keepalives}
     try:
         connection: psycopg2.extensions.connection = psycopg2.connect(**{**defaults, **parameters})
+        with connection.cursor() as cursor:
+            cursor.execute(_SESSION)
+        connection.commit()
         return connection
     except psycopg2.OperationalError as error:
         where = f"PostgreSQL at {parameters.get('host', 'the local socket')}:{parameters.get('port', 5432)}"
@@ -193,9 +211,6 @@ class Database:
                 return connection
             self.close()
         self._connection = connect(self.config.dsn, self._application_name)
-        with self._connection.cursor() as cursor:
-            cursor.execute("SET TIME ZONE 'UTC'")
-        self._connection.commit()
         return self._connection
 
     @staticmethod

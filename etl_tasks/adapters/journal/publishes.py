@@ -14,7 +14,7 @@ from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.publishing import LoadedWindow, StageMetric
 from etl_tasks.core.records import PublishClaim, Transition
 from etl_tasks.core.windows import Window
-from etl_tasks.errors import LostOwnership
+from etl_tasks.errors import LostOwnership, NewerPublish
 
 
 class PublishJournal:
@@ -204,6 +204,30 @@ class PublishJournal:
                 error_kind=type(error).__name__,
                 last_error=journal_text(str(error)),
             )
+            self._end_row(transaction, claim, error)
+
+    def catch_up(self, claim: PublishClaim, newer_token: int, error: NewerPublish) -> None:
+        """running → due at once, under tokens greater than ``newer_token`` from now on.
+
+        For the newest publish that the journal knows, which met a newer one in ClickHouse: the journal was restored
+        from an older backup. Raises LostOwnership where it is the journal that knows of a newer one.
+        """
+        with self._database.transaction() as transaction:
+            given_back = transaction.one(
+                "give_back_publish_if_running",
+                clean_table=claim.clean_table,
+                partition=claim.partition,
+                token=claim.token,
+                refund=1,
+                delay_s=0.0,
+                error_kind=type(error).__name__,
+                last_error=journal_text(str(error)),
+            )
+            raised = transaction.one(
+                "raise_fence_if_newest", clean_table=claim.clean_table, token=claim.token, newer_token=newer_token
+            )
+            if given_back is None or raised is None:
+                raise LostOwnership(f"{error}; the journal knows of it")
             self._end_row(transaction, claim, error)
 
     def fail(self, claim: PublishClaim, error: Exception) -> list[Transition]:

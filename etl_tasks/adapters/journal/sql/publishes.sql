@@ -56,6 +56,12 @@ ON CONFLICT (clean_table) DO UPDATE
 SET token = greatest(f.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
 RETURNING token;
 
+-- name: raise_fence_if_newest
+-- Past a token that ClickHouse knows and a restored older journal does not.
+UPDATE public.inc_processing_fences SET token = greatest(token, %(newer_token)s)
+WHERE clean_table = %(clean_table)s AND token = %(token)s
+RETURNING token;
+
 -- name: bind_publish_token
 -- The claimed publish gets its token and its journal row.
 UPDATE public.inc_processing_partitions SET token = %(token)s, publish_run_id = %(publish_run_id)s
