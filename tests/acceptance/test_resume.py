@@ -71,7 +71,7 @@ def test_only_the_failed_windows_are_read_again_and_then_all_is_there(deploy: De
 
     second = deployment.runs()[-1]
     assert f"run {second.id} resumes run {first.id}" in said.stdout
-    assert "MAX_REJECTED_ROWS" in said.stderr
+    assert "3 rows of the run do not fit" in said.stderr
     assert read(deployment, second.id) == [window(number) for number in BAD]
     assert (second.process_name, second.status, second.manual) == ("manual_codes_resume", "error", True)
 
