@@ -250,7 +250,7 @@ def live(night: Night, stack: Stack, refusing_url: str) -> None:
     back.start()
     night.commands(("run without Redis", run, {}))
     back.join()
-    night.processes.pop(0).terminate()
+    night.processes[0].terminate()
     # Each service refuses in turn: a worker of each kind, side by side, and a run for each to fail at.
     end_all = "UPDATE {j} SET status = 'error', ts_end = clock_timestamp() WHERE ts_end IS NULL"
     deployment.journal(end_all)
