@@ -60,6 +60,11 @@ def _run(stack: Stack, options: argparse.Namespace) -> int:
         stack.stop(options.part)
     elif options.command == "kill":
         stack.kill(options.part)
+    elif options.command == "work":
+        # Celery's supervisor is not needed to start or stop the services.
+        from devstack.work import work
+
+        return work(stack, options.workers, options.concurrency, options.beat, _say)
     return 0
 
 
@@ -80,9 +85,20 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("env", help="print the path of the env file")
     for verb, text in (("start", "start one part"), ("stop", "end one part"), ("kill", "kill -9 one part")):
         commands.add_parser(verb, help=text).add_argument("part", choices=ALL, metavar="PART")
+    workers = commands.add_parser("work", help="workers that are started again whenever they end, until Ctrl-C")
+    workers.add_argument("--workers", type=_count, default=1, metavar="N", help="how many (1)")
+    workers.add_argument("--concurrency", type=_count, default=2, metavar="N", help="processes of each (2)")
+    workers.add_argument("--beat", action="store_true", help="and beat, which plans the next run every STEP_MIN")
     for verb in FORWARDED:
         commands.add_parser(verb, help="the source's data (see: python -m devstack seed --help)")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 64")
+    return number
 
 
 def _print_status(rows: Sequence[PartStatus]) -> int:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 STOP_PATIENCE_S = 25
 
 # A worker that is killed leaves its children; supervisord does not end those, so they go on as zombies may: the journal
-# has to bear it. startretries counts ends within startsecs only.
+# has to bear it. They go when the supervisor does. startretries counts ends within startsecs only.
 HEAD = """\
 [unix_http_server]
 file={home}/sock
@@ -155,17 +155,15 @@ class Supervisor:
             time.sleep(0.1)
         raise AssertionError(f"{name} was not started again in {timeout_s:g} s: {self._log()}")
 
-    def wait(self) -> int:
-        """Wait for the end of supervisord; its exit code."""
-        assert self._process is not None, "it was not started"
-        return self._process.wait()
+    def ended(self) -> bool:
+        """Whether supervisord has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def stop(self) -> None:
         """End the programs politely, then by force, and supervisord with them."""
         process, self._process = self._process, None
         if process is None:
             return
-        mains = [pid for name in self._programs if (pid := self._pid_or_none(name)) is not None]
         if process.poll() is None:
             process.terminate()
             try:
@@ -173,19 +171,21 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-        for pid in mains:
-            # supervisord gives each program a session of its own: what is left of it goes.
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self._kill_left()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def _pid_or_none(self, name: str) -> int | None:
-        try:
-            return self.pid(name)
-        except (OSError, Fault):
-            return None
+    def _kill_left(self) -> None:
+        """End whoever was started here and is still there, such as the children of a worker that was killed."""
+        # supervisord tells every program where it listens; this place is ours alone, and children inherit it.
+        mark = f"SUPERVISOR_SERVER_URL=unix://{self._home}/sock".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it has just ended, or is somebody else's
 
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._home}/sock")

@@ -12,6 +12,7 @@ from etl_tasks.cli.config import config_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
 from etl_tasks.cli.reconcile import reconcile_command
+from etl_tasks.cli.resume import resume_command
 from etl_tasks.cli.run import run_command
 from etl_tasks.cli.status import status_command
 from etl_tasks.config import mask_secrets
@@ -23,7 +24,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Move rows": (plan_command, run_command),
+    "Move rows": (plan_command, run_command, resume_command),
     "Look": (status_command, reconcile_command),
     "Set up": (migrate_command, config_command),
 }

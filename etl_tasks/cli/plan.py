@@ -17,7 +17,7 @@ from etl_tasks.core.slicing import PlannedSlice, SlicePlan, SlicingRules, plan_s
 from etl_tasks.core.states import process_for
 
 
-@click.command("plan", short_help="Show the steps, slices and partitions of an interval; asks no service.")
+@click.command("plan", short_help="Show steps, slices and partitions of an interval; asks no service.")
 @interval_options(required=True)
 @click.option("--manual", is_flag=True, help="For the lane of runs by hand, beside the schedule.")
 @click.option("--json", "as_json", is_flag=True, help="Print every slice, as JSON.")

@@ -18,6 +18,7 @@ from etl_tasks.pipeline.plan import PlanRequest, plan_interval
 if TYPE_CHECKING:
     from etl_tasks.cli.following import RunReader
     from etl_tasks.config import Settings
+    from etl_tasks.core.records import PlannedRun
 
 MOST_REASONS = 10
 FAILED = 1
@@ -38,11 +39,15 @@ def run_command(since: str | None, until: str | None, manual: bool) -> None:
     wiring = open_wiring(settings)
     planned = plan_interval(request, wiring.plan_context())
     process = process_for(settings.process_name, manual)
+    follow_to_end(planned, process, wiring.status_journal)
+
+
+def follow_to_end(planned: PlannedRun, process: str, reader: RunReader) -> None:
+    """Follow a run that was just planned, and say what came of it; returns when it ended ok, else exits 1 or 130."""
     if planned.status in (RunStatus.SKIPPED, RunStatus.ERROR):
         click.echo(f"run {planned.run_id} of {process} {planned.status}: {planned.reason}", err=True)
         raise click.exceptions.Exit(FAILED)
     click.echo(f"run {planned.run_id} of {process}")
-    reader = wiring.status_journal
     try:
         with open_screen(planned.run_id) as screen:
             follower = Follower(reader, screen)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +51,20 @@ class PlanContext:
     check_services: Callable[[SlicePlan, datetime], list[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """A plan on its way into the journal; ``details`` go into the run's row beside what every run says of itself."""
+
+    plan: SlicePlan
+    asked_until: datetime
+    manual: bool
+    now: datetime
+    shift_min: int
+    notices: tuple[str, ...] = ()
+    task_id: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
     """Plan the run in one transaction, then send what is due.
 
@@ -65,10 +79,7 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
         if before is not None:
             _dispatch(context, before.run_id, request.manual)
             return before
-    for ended in journal.sweeps.sanitize_stale(context.sanitize, process_name):
-        log.warning(
-            "stale_run_ended", run=ended.run_id, process=ended.process_name, status=ended.status, reason=ended.reason
-        )
+    end_stale_runs(context, process_name)
 
     interval = _interval(request, context, process_name)
     if isinstance(interval, PlannedRun):
@@ -77,9 +88,36 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
     scheduled = request.since is None
     loaded = _loaded(context, since, until, now) if scheduled else []
     plan = plan_slices(since, until, context.rules, now, loaded)
-    notices = [*request.notices, *plan.notices]
+    return submit_plan(
+        Planning(
+            plan=plan,
+            asked_until=until,
+            manual=request.manual,
+            now=now,
+            shift_min=context.rules.shift_min,
+            notices=request.notices,
+            task_id=request.task_id,
+            details={"from_watermark": scheduled},
+        ),
+        context,
+    )
+
+
+def end_stale_runs(context: PlanContext, process_name: str | None = None) -> None:
+    """End the runs, of one process or of all, that nobody works on any more (DESIGN, ``sanitize_stale``)."""
+    for ended in context.journal.sweeps.sanitize_stale(context.sanitize, process_name):
+        log.warning(
+            "stale_run_ended", run=ended.run_id, process=ended.process_name, status=ended.status, reason=ended.reason
+        )
+
+
+def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
+    """Check the services, write the run in one transaction and send what is due; refused plans are runs in error."""
+    journal, plan = context.journal, planning.plan
+    process_name = process_for(context.process_name, planning.manual)
+    notices = [*planning.notices, *plan.notices]
     try:
-        notices += context.check_services(plan, now)
+        notices += context.check_services(plan, planning.now)
     except TransientError as error:
         # Away or overloaded: the slices find out, and wait for it for SOURCE_PATIENCE_S without spending attempts.
         notices.append(f"planned without a check of the services: {error}")
@@ -88,31 +126,31 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
         return journal.runs.refuse(
             process_name,
             context.clean_table,
-            request.manual,
+            planning.manual,
             str(error),
             status=RunStatus.ERROR,
-            task_id=request.task_id,
-            since=since,
-            until=until,
+            task_id=planning.task_id,
+            since=plan.since,
+            until=planning.asked_until,
         )
     planned = journal.runs.plan(
         NewRun(
             process_name=process_name,
             clean_table=context.clean_table,
-            manual=request.manual,
+            manual=planning.manual,
             publish_at_end=context.publish_at_end,
-            shift_min=context.rules.shift_min,
+            shift_min=planning.shift_min,
             plan=plan,
-            asked_until=until,
-            task_id=request.task_id,
-            details=_details(plan, notices, scheduled),
+            asked_until=planning.asked_until,
+            task_id=planning.task_id,
+            details={**_details(plan, notices), **planning.details},
         ),
         context.partitions_in_flight,
     )
     _log_plan(planned, plan, notices, context.rules, process_name)
     if planned.status == RunStatus.PLANNED:
         reach(Failpoint.PLAN_COMMITTED, run=planned.run_id)
-        _dispatch(context, planned.run_id, request.manual)
+        _dispatch(context, planned.run_id, planning.manual)
     return planned
 
 
@@ -167,13 +205,12 @@ def _one_window(rules: SlicingRules) -> SlicingRules:
     )
 
 
-def _details(plan: SlicePlan, notices: list[str], scheduled: bool) -> dict[str, Any]:
+def _details(plan: SlicePlan, notices: list[str]) -> dict[str, Any]:
     return {
         "planned_slices": len(plan.slices),
         "partitions": list(plan.partitions),
         "steps": plan.steps,
         "notices": notices,
-        "from_watermark": scheduled,
     }
 
 

@@ -22,6 +22,7 @@ from etl_tasks.core.records import (
     SliceResult,
     Transition,
 )
+from etl_tasks.core.resuming import RunRemains
 from etl_tasks.core.states import RunStatus
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import NewerPublish
@@ -200,6 +201,13 @@ class SweepJournal(Protocol):
     def prune(self, retention_days: int) -> int: ...
 
 
+class ResumeJournal(Protocol):
+    """What an ended run left behind."""
+
+    def remains(self, run_id: int) -> RunRemains | None: ...
+    def owe_publishes(self, run_id: int) -> list[int]: ...
+
+
 class PublishLock(Protocol):
     """The advisory lock of one CLEAN table."""
 
@@ -224,6 +232,8 @@ class Journal(Protocol):
     def publishes(self) -> PublishJournal: ...
     @property
     def sweeps(self) -> SweepJournal: ...
+    @property
+    def resuming(self) -> ResumeJournal: ...
     def ensure_once(self) -> None: ...
     def now(self) -> datetime: ...
     def publish_lock(self, clean_table: str) -> PublishLock: ...

@@ -118,6 +118,9 @@ def test_plan_says_that_the_future_is_not_read(capsys: pytest.CaptureFixture[str
         (["plan", "--since", "soon", "--until", "2025-08-09"], "is no time"),
         (["run", "--since", "2025-08-08"], "--since and --until go together"),
         (["run", "--manual"], "--manual needs --since and --until"),
+        (["resume"], "RUN"),
+        (["resume", "seven"], "RUN"),
+        (["resume", "0"], "RUN"),
         (["nothing"], "No such command"),
         (["--log", "LOUD", "status"], "--log"),
         (["migrate", "--only", "redis"], "--only"),
@@ -172,7 +175,7 @@ def test_help_has_one_line_a_command(capsys: pytest.CaptureFixture[str]) -> None
     assert headings == ["Options:", "Move rows:", "Look:", "Set up:"]
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "status", "reconcile", "migrate", "config"])
+@pytest.mark.parametrize("name", ["plan", "run", "resume", "status", "reconcile", "migrate", "config"])
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "-h"]) == 0
     assert f"Usage: python -m etl_tasks {name}" in capsys.readouterr().out

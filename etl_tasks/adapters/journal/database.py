@@ -63,10 +63,10 @@ def wait_bounded(connection: psycopg2.extensions.connection) -> None:
         select.select(reading, writing, [], min(left_s, 1.0))
 
 
-def connect(dsn: str, application_name: str) -> psycopg2.extensions.connection:
+def connect(dsn: str, application_name: str, setting: str = "PG_DSN") -> psycopg2.extensions.connection:
     """A new connection whose times are UTC and whose waits are bounded on both sides.
 
-    Raises Unreachable or AuthenticationFailed without the DSN in the text.
+    Raises Unreachable or AuthenticationFailed with the name of the DSN's setting in the text, and without the DSN.
     """
     psycopg2.extensions.set_wait_callback(wait_bounded)
     keepalives = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -82,10 +82,12 @@ def connect(dsn: str, application_name: str) -> psycopg2.extensions.connection:
         where = f"PostgreSQL at {parameters.get('host', 'the local socket')}:{parameters.get('port', 5432)}"
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "authentication failed" in text or "no password supplied" in text or "no pg_hba.conf entry" in text:
-            raise AuthenticationFailed(f"{where} refused us: {text}; check the user and password in PG_DSN") from None
+            raise AuthenticationFailed(
+                f"{where} refused us: {text}; check the user and password in {setting}"
+            ) from None
         if "does not exist" in text:
-            raise SchemaError(f"{where}: {text}; check the database name in PG_DSN") from None
-        raise Unreachable(f"{where} does not answer: {text}; check PG_DSN and that the server runs") from None
+            raise SchemaError(f"{where}: {text}; check the database name in {setting}") from None
+        raise Unreachable(f"{where} does not answer: {text}; check {setting} and that the server runs") from None
 
 
 def _first_line(error: psycopg2.Error) -> str:

@@ -21,13 +21,13 @@ class SessionLock:
     """Context manager: ``acquired`` says whether this session holds the lock called ``name``."""
 
     def __init__(self, config: JournalConfig, name: str) -> None:
-        self._dsn = config.lock_dsn or config.dsn
+        self._dsn, self._setting = (config.lock_dsn, "PG_LOCK_DSN") if config.lock_dsn else (config.dsn, "PG_DSN")
         self._name = name
         self._connection: psycopg2.extensions.connection | None = None
         self.acquired = False
 
     def __enter__(self) -> Self:
-        self._connection = connect(self._dsn, f"etl_tasks lock: {self._name}"[:63])
+        self._connection = connect(self._dsn, f"etl_tasks lock: {self._name}"[:63], self._setting)
         # Autocommit: an idle transaction would hold back vacuum for as long as the lock is held.
         self._connection.autocommit = True
         with postgres_errors(), self._connection.cursor() as cursor:
