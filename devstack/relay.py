@@ -17,6 +17,7 @@ class Relay:
     """Listens on a port of its own (``port``) on 127.0.0.1 and passes bytes to and from ``target_port``.
 
     ``silence``: connections stay open and pass nothing, either way (a half-open socket, a firewall that forgot).
+    ``forget``: the connections there are pass nothing any more, for ever; new ones are served (a firewall restarted).
     ``mute``: requests pass, answers do not. ``cut``: every connection is reset. ``refuse``: new ones are reset at once.
     ``cut_answer_after``: the next connection that gets more than so many bytes of answer is reset there.
     """
@@ -33,6 +34,7 @@ class Relay:
         self._refusing = False
         self._ended = False
         self._cut_after: int | None = None
+        self._generation = 0
         self.cuts = 0
         self._pass.set()
         self._pass_answers.set()
@@ -51,6 +53,10 @@ class Relay:
     def silence(self) -> None:
         """Pass nothing from now on; new connections are taken, and pass nothing either."""
         self._pass.clear()
+
+    def forget(self) -> None:
+        """Pass nothing more of the connections there are, whatever comes; new ones are served."""
+        self._generation += 1
 
     def mute(self) -> None:
         """Pass requests, and keep the answers."""
@@ -105,10 +111,11 @@ class Relay:
                 continue
             with self._lock:
                 self._pairs.append((client, server))
+                born = self._generation
             for source, sink, answers in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, answers, born), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool, born: int) -> None:
         source.settimeout(POLL_S)
         passed = 0
         try:
@@ -119,7 +126,7 @@ class Relay:
                     continue
                 if not data:
                     break
-                while not self._may_pass(answers):
+                while not self._may_pass(answers, born):
                     if source.fileno() < 0:
                         return  # cut meanwhile
                     time.sleep(POLL_S / 2)
@@ -138,8 +145,9 @@ class Relay:
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
 
-    def _may_pass(self, answers: bool) -> bool:
-        return self._ended or (self._pass.is_set() and (self._pass_answers.is_set() or not answers))
+    def _may_pass(self, answers: bool, born: int) -> bool:
+        passes = self._pass.is_set() and (self._pass_answers.is_set() or not answers) and born == self._generation
+        return self._ended or passes
 
     def _to_cut(self, passed: int, size: int) -> int | None:
         """How much of the answer at hand may still pass when it is the one to cut, else None."""
