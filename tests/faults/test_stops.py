@@ -105,10 +105,7 @@ def test_a_rolling_restart_through_a_whole_run_spends_no_attempt(world: World) -
     run_id = world.plan(PHX_INITIAL_SLICE_MIN="6")
     restarts = 0
     with world.deployment.supervise(workers=2) as supervisor:
-        with world.frozen("pqs"):
-            loading(world, run_id, 4)
-            # Whoever is amid a read for longer than the grace gives it back.
-            supervisor.restart("worker_s2")
+        world.deployment.until(lambda: world.running(run_id), "it is being loaded")
         with slow(world, "pqs"):
             while world.deployment.journal("SELECT ts_end FROM {j} WHERE id = %s", run_id)[0].ts_end is None:
                 supervisor.restart(f"worker_s{restarts % 2 + 1}")
@@ -121,7 +118,6 @@ def test_a_rolling_restart_through_a_whole_run_spends_no_attempt(world: World) -
     assert restarts >= 3, "the run was over before the workers were restarted"
     assert len(slices) == 40
     assert [one.spent for one in slices] == [1] * len(slices)
-    assert any(one.attempt > 1 for one in slices), "nothing was given back"
 
 
 def loading(world: World, run_id: int, slices: int = 2) -> Any:
