@@ -84,7 +84,7 @@ def test_a_cold_stop_recovers_by_the_lease(world: World, numbers: tuple[signal.S
     assert {one.id: one.attempt for one in slices} == {one.id: 2 if one.id in left else 1 for one in slices}
 
 
-def test_a_publisher_asked_to_stop_before_replace_gives_the_publish_back(world: World) -> None:
+def test_a_publisher_asked_to_stop_once_all_agreed_to_replace_ends_its_publish(world: World) -> None:
     held = world.failpoints.arm("publish.stage", "hold", stage="replace_clean", when="before")
     run_id = world.plan()
     leaving = world.deployment.start_worker()
