@@ -47,6 +47,9 @@ task_annotations = {"etl_tasks.dedup_publish": _publish_limits}
 broker_connection_retry_on_startup = True
 # A worker waits for Redis as long as it takes: its main goes on sweeping, and what its children do is not cut off.
 broker_connection_max_retries = None
+# So it does for one that is full: an acknowledgement refused with OOM would end the main, and with it what all its
+# children do. A message that is not acknowledged comes again and claims nothing.
+broker_channel_error_retry = True
 # The visibility time-out outlives every task, or Redis hands out a running one again (FACTS, Celery on Redis).
 broker_transport_options = {
     "visibility_timeout": _settings.visibility_timeout_h * 3600,

@@ -17,6 +17,7 @@ class Relay:
     """Listens on a port of its own (``port``) on 127.0.0.1 and passes bytes to and from ``target_port``.
 
     ``silence``: connections stay open and pass nothing, either way (a half-open socket, a firewall that forgot).
+    ``forget``: the connections there are pass nothing any more, for ever; new ones are served (a firewall restarted).
     ``mute``: requests pass, answers do not. ``cut``: every connection is reset. ``refuse``: new ones are reset at once.
     ``cut_answer_after``: the next connection that gets more than so many bytes of answer is reset there.
     ``silence_at``, ``cut_answer_to``: silence, or a lost answer, at a request that is known by its text.
@@ -37,6 +38,7 @@ class Relay:
         self._texts: tuple[bytes, ...] = ()
         self._silent_at_texts = False
         self._unanswered: set[socket.socket] = set()
+        self._generation = 0
         self.cuts = 0
         self._pass.set()
         self._pass_answers.set()
@@ -55,6 +57,10 @@ class Relay:
     def silence(self) -> None:
         """Pass nothing from now on, no end of a connection either; new connections are taken, and pass nothing."""
         self._pass.clear()
+
+    def forget(self) -> None:
+        """Pass nothing more of the connections there are, whatever comes; new ones are served."""
+        self._generation += 1
 
     def mute(self) -> None:
         """Pass requests, and keep the answers."""
@@ -122,10 +128,11 @@ class Relay:
                 continue
             with self._lock:
                 self._pairs.append((client, server))
+                born = self._generation
             for source, sink, answers in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, answers, born), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool, born: int) -> None:
         source.settimeout(POLL_S)
         passed = texts_seen = 0
         try:
@@ -134,7 +141,7 @@ class Relay:
                     data = source.recv(CHUNK_BYTES)
                 except TimeoutError:
                     continue
-                while not self._may_pass(answers):
+                while not self._may_pass(answers, born):
                     if source.fileno() < 0:
                         return  # cut meanwhile
                     time.sleep(POLL_S / 2)
@@ -160,8 +167,9 @@ class Relay:
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
 
-    def _may_pass(self, answers: bool) -> bool:
-        return self._ended or (self._pass.is_set() and (self._pass_answers.is_set() or not answers))
+    def _may_pass(self, answers: bool, born: int) -> bool:
+        passes = self._pass.is_set() and (self._pass_answers.is_set() or not answers) and born == self._generation
+        return self._ended or passes
 
     def _look_for_text(self, data: bytes, seen: int, server: socket.socket) -> int:
         """How many of the texts this connection has sent; at the last one the fault begins, once."""

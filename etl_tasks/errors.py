@@ -49,6 +49,10 @@ class BrokerRefused(Unreachable):
     """Redis refuses our user or password. To a worker it is away; whoever plans is to be told."""
 
 
+class BrokerFull(Unreachable):
+    """Redis has no memory left for a message: it takes none until somebody gives it more or it has shed some."""
+
+
 class StatementLost(TransientError):
     """The server forgot the statement or connection (restart, eviction): drop the connection and read again."""
 

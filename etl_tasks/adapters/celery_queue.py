@@ -9,12 +9,14 @@ import redis.exceptions
 from celery import Celery, chord
 from kombu.exceptions import KombuError, OperationalError
 
-from etl_tasks.errors import BrokerRefused, Unreachable
+from etl_tasks.errors import BrokerFull, BrokerRefused, Unreachable
 
 EXTRACT_QUEUE = "extract"
 BACKFILL_QUEUE = "backfill"
 # How Redis and redis-py say it, whatever kombu wraps it in.
 _REFUSALS = ("WRONGPASS", "NOAUTH", "invalid username-password pair", "Authentication required", "invalid password")
+# redis-py takes the leading "OOM" off.
+_FULL = "used memory > 'maxmemory'"
 
 
 @contextmanager
@@ -27,6 +29,11 @@ def _sending() -> Iterator[None]:
             raise BrokerRefused(
                 f"Redis refused us ({said}); check the user and password in REDIS_URL; what is planned stays in the "
                 "journal, and a worker that Redis lets in sends it"
+            ) from error
+        if _FULL in said:
+            raise BrokerFull(
+                f"Redis is full ({said}); give it more memory (maxmemory) or remove what else it holds; what is due "
+                "stays in the journal, and the first sweep that Redis lets in sends it"
             ) from error
         raise Unreachable(
             f"Redis did not take the message ({said}); the sweeper sends it again; check REDIS_URL and that Redis runs"

@@ -36,6 +36,7 @@ POLICY = {
     errors.Unreachable: ["wait"] * 5,
     errors.GatewayRefused: ["wait"] * 5,
     errors.BrokerRefused: ["wait"] * 5,
+    errors.BrokerFull: ["wait"] * 5,
     errors.StatementLost: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
     errors.ShortRead: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
     errors.TransientError: ["reconnect", "reconnect", "reconnect", "fail", "fail"],
