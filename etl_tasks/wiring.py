@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -269,6 +270,7 @@ class Wiring:
             worker=self.worker,
             soft_limit=SoftTimeLimitExceeded,
             check_stop=self._stop.check,
+            interrupt=_raise_soft_limit,
         )
 
     def publish_context(self) -> PublishContext:
@@ -335,6 +337,15 @@ class Wiring:
                 sanitize=self.sanitize_rules,
             ),
         )
+
+
+def _raise_soft_limit() -> None:
+    """Raise SoftTimeLimitExceeded in this process's main thread, as the worker's main does when the limit has passed.
+
+    Only a pool's child knows how to; anywhere else the signal would end the process, and nothing happens.
+    """
+    if callable(signal.getsignal(signal.SIGUSR1)):
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def wiring_factory(settings: Callable[[], Settings], app: Celery, stop: StopFlag) -> Callable[[], Wiring]:

@@ -28,7 +28,7 @@ from etl_tasks.pipeline.lease import Lease
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.settle import forget_frames, settle
-from etl_tasks.pipeline.stopping import WorkerStopping
+from etl_tasks.pipeline.stopping import InterruptedByStop, WorkerStopping
 from etl_tasks.pipeline.tell import tell
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,8 @@ class ExtractContext:
 
     ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader``
     closes them. ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
-    task's soft time limit has passed; ``check_stop`` raises WorkerStopping when the worker was asked to stop.
+    task's soft time limit has passed, and ``interrupt`` raises it now; ``check_stop`` raises WorkerStopping when the
+    worker was asked to stop.
     """
 
     journal: Journal
@@ -58,6 +59,7 @@ class ExtractContext:
     worker: str
     soft_limit: type[BaseException]
     check_stop: Callable[[], None]
+    interrupt: Callable[[], None]
     jitter: Callable[[], float] = field(default=random.random)
 
 
@@ -123,7 +125,7 @@ class _Attempt:
         except WorkerStopping as error:
             return self._give_back_to_others(error)
         except self._context.soft_limit:
-            # In a pause between two tries: the time is up all the same.
+            # In a pause between two tries, or just after one: the time is up all the same.
             outcome = self._after_failure(self._out_of_time(), self._context.overload.max_attempts)
             return outcome or "planned"
 
@@ -135,13 +137,16 @@ class _Attempt:
             loader: Loader | None = None
             try:
                 self._checkpoint()
-                loader = context.open_loader()
-                result = loader.load(self._claim, self._checkpoint, context.journal)
+                with InterruptedByStop(context.check_stop, context.interrupt):
+                    loader = context.open_loader()
+                    result = loader.load(self._claim, self._checkpoint, context.journal)
             except (LostOwnership, WorkerStopping):
                 raise
             except context.soft_limit:
                 # It may have come while a block was on its way: the thread that sends it keeps its connections.
                 context.drop_loader()
+                # A stop of the worker interrupts in the same way.
+                context.check_stop()
                 error: Exception = self._out_of_time()
                 tries = max(tries, context.overload.max_attempts)
             except Exception as failure:

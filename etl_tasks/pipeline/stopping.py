@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 import time
+from collections.abc import Callable
+from types import TracebackType
 
 from etl_tasks.errors import EtlError
 
 # What is nearly done may end; whoever waits for a container gives it 10 s before it kills.
 GRACE_S = 5.0
+_LOOK_EVERY_S = 0.5
 
 _MOMENT = struct.Struct("d")
 
@@ -47,3 +51,40 @@ class StopFlag:
     def _asked_at(self) -> float:
         (asked_at,) = _MOMENT.unpack_from(self._page, 0)
         return float(asked_at)
+
+
+class InterruptedByStop:
+    """Context manager around work that may hang in a service for minutes and could not hear of a stop meanwhile.
+
+    ``check_stop`` is asked by a thread; once it raises WorkerStopping, ``interrupt`` is called, which is to raise an
+    exception in the main thread: inside the block, or at its end.
+    """
+
+    def __init__(self, check_stop: Callable[[], None], interrupt: Callable[[], None]) -> None:
+        self._check_stop = check_stop
+        self._interrupt = interrupt
+        self._ended = threading.Event()
+        self._one_at_a_time = threading.Lock()
+        self._thread = threading.Thread(target=self._look_until_ended, name="stop", daemon=True)
+
+    def __enter__(self) -> InterruptedByStop:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        with self._one_at_a_time:
+            # After this nobody is interrupted any more.
+            pass
+
+    def _look_until_ended(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY_S):
+            try:
+                self._check_stop()
+            except WorkerStopping:
+                with self._one_at_a_time:
+                    if not self._ended.is_set():
+                        self._interrupt()
+                return

@@ -80,6 +80,12 @@ def ending(client: socket.socket) -> bytes:
     return data
 
 
+def use(relay: Relay) -> None:
+    """Connect, and read to the end."""
+    with connected(relay) as client:
+        ending(client)
+
+
 def test_a_cut_is_a_reset(relay: Relay) -> None:
     with connected(relay) as client:
         client.sendall(b"x")
@@ -91,8 +97,8 @@ def test_a_cut_is_a_reset(relay: Relay) -> None:
 
 def test_it_refuses_until_it_is_restored(relay: Relay) -> None:
     relay.refuse()
-    with connected(relay) as client, pytest.raises(ConnectionError):
-        ending(client)
+    with pytest.raises(ConnectionError):
+        use(relay)
     relay.restore()
     with connected(relay) as client:
         client.sendall(b"x")
