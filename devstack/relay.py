@@ -6,11 +6,47 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from types import TracebackType
 
 POLL_S = 0.1
 CHUNK_BYTES = 65536
+
+
+class _Pair:
+    """A connection and its other half. Two threads use each socket, so nobody closes one under another's hands: who
+    wants to reset them says so, and the last thread to leave closes them.
+    """
+
+    def __init__(self, client: socket.socket, server: socket.socket, born: int) -> None:
+        self.client = client
+        self.server = server
+        self.born = born
+        self.reset = threading.Event()
+        self._users = 2
+        self._lock = threading.Lock()
+        for one in (client, server):
+            # Never changed again: a time-out holds for the other thread's calls too.
+            one.settimeout(POLL_S)
+
+    def leave(self) -> None:
+        """One of the two threads is done."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+        for one in (self.client, self.server):
+            if self.reset.is_set():
+                _reset(one)
+            one.close()
+
+    def send(self, sink: socket.socket, data: bytes) -> None:
+        """Send all, unless the connection is to be reset."""
+        left = memoryview(data)
+        while left and not self.reset.is_set():
+            try:
+                left = left[sink.send(left) :]
+            except TimeoutError:
+                continue  # the other side does not read now
 
 
 class Relay:
@@ -29,7 +65,7 @@ class Relay:
         self._listener.settimeout(POLL_S)
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._pairs: list[_Pair] = []
         self._pass = threading.Event()
         self._pass_answers = threading.Event()
         self._refusing = False
@@ -77,7 +113,7 @@ class Relay:
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
-            _reset(*pair)
+            pair.reset.set()
 
     def refuse(self) -> None:
         """Reset every connection, and each new one at once."""
@@ -127,45 +163,45 @@ class Relay:
                 _reset(client)
                 continue
             with self._lock:
-                self._pairs.append((client, server))
-                born = self._generation
-            for source, sink, answers in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, answers, born), daemon=True).start()
+                pair = _Pair(client, server, self._generation)
+                self._pairs.append(pair)
+            for answers in (False, True):
+                threading.Thread(target=self._pump, args=(pair, answers), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool, born: int) -> None:
-        source.settimeout(POLL_S)
-        passed = texts_seen = 0
+    def _pump(self, pair: _Pair, answers: bool) -> None:
+        source, sink = (pair.server, pair.client) if answers else (pair.client, pair.server)
         try:
-            while not self._ended:
-                try:
-                    data = source.recv(CHUNK_BYTES)
-                except TimeoutError:
-                    continue
-                while not self._may_pass(answers, born):
-                    if source.fileno() < 0:
-                        return  # cut meanwhile
-                    time.sleep(POLL_S / 2)
-                if not data:
-                    break
-                passed += len(data)
-                if not answers:
-                    texts_seen = self._look_for_text(data, texts_seen, sink)
-                elif self._answer_is_to_be_lost(source):
-                    _reset(sink, source)
-                    return
-                if answers and (left := self._to_cut(passed, len(data))) is not None:
-                    sink.settimeout(None)
-                    sink.sendall(data[:left])
-                    _reset(source, sink)
-                    return
-                sink.settimeout(None)
-                sink.sendall(data)
-                sink.settimeout(POLL_S)
+            self._pass_on(pair, source, sink, answers)
         except OSError:
-            pass  # cut, or the other side is gone: the sockets are closed below
+            pair.reset.set()  # the peer is gone, and not politely
         finally:
-            with contextlib.suppress(OSError):
-                sink.shutdown(socket.SHUT_WR)
+            pair.leave()
+
+    def _pass_on(self, pair: _Pair, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        passed = texts_seen = 0
+        while not pair.reset.is_set():
+            try:
+                data = source.recv(CHUNK_BYTES)
+            except TimeoutError:
+                continue
+            while not self._may_pass(answers, pair.born):
+                if pair.reset.wait(POLL_S / 2):
+                    return
+            if not data:
+                with contextlib.suppress(OSError):
+                    sink.shutdown(socket.SHUT_WR)
+                return
+            passed += len(data)
+            if not answers:
+                texts_seen = self._look_for_text(data, texts_seen, sink)
+            elif self._answer_is_to_be_lost(source):
+                pair.reset.set()
+                return
+            if answers and (left := self._to_cut(passed, len(data))) is not None:
+                pair.send(sink, data[:left])
+                pair.reset.set()
+                return
+            pair.send(sink, data)
 
     def _may_pass(self, answers: bool, born: int) -> bool:
         passes = self._pass.is_set() and (self._pass_answers.is_set() or not answers) and born == self._generation
