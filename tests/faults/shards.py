@@ -23,6 +23,7 @@ SLOW_INSERT = {
     "max_delay_to_insert": 2,
 }
 TOO_MANY_PARTS = {"parts_to_delay_insert": 0, "parts_to_throw_insert": 1}
+NO_MERGES = "max_bytes_to_merge_at_max_space_in_pool"
 REPEATS = 1_000
 CLEAN_ROWS = 20_000
 NOON = SINCE + timedelta(hours=12)
@@ -138,14 +139,19 @@ def raw_merges_stopped(world: World) -> Iterator[None]:
 def raw_volume(deployment: Deployment, shard: int) -> Iterator[None]:
     """The shard's RAW has every row of the loaded hours a thousand times more, in older versions that lose."""
     table = deployment.raw_all.removesuffix("_all")
+    # A merge would drop what loses; as a setting of the table it outlives a restart.
+    deployment.query(f"ALTER TABLE {table} MODIFY SETTING {NO_MERGES} = 1", shard=shard - 1)
     deployment.query(
-        f"INSERT INTO {table} SELECT * REPLACE (ingested_at - toIntervalDay(1) AS ingested_at, repeat('x', 400) AS ag) "
-        f"FROM {table} FINAL CROSS JOIN numbers({REPEATS}) SETTINGS optimize_on_insert = 0",
+        f"INSERT INTO {table} "
+        "SELECT r.* REPLACE (ingested_at - toIntervalDay(1) AS ingested_at, repeat('x', 400) AS ag) "
+        f"FROM {table} AS r FINAL CROSS JOIN numbers({REPEATS}) AS n SETTINGS optimize_on_insert = 0",
         shard=shard - 1,
     )
     try:
         yield
     finally:
+        deployment.stack.start(name_of(shard))
+        deployment.query(f"ALTER TABLE {table} RESET SETTING {NO_MERGES}", shard=shard - 1)
         deployment.query(f"OPTIMIZE TABLE {table} FINAL", shard=shard - 1)
 
 
