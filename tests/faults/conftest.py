@@ -26,6 +26,7 @@ def loaded(
     settings = {**named_settings(stack, f"f_{name}"), **worlds.SETTINGS, **more}
     deployment = Deployment(stack, tmp_path_factory.mktemp(name), settings)
     worlds.make(deployment)
+    _put_logs_away(deployment)
     yield deployment
     stack.up()
     deployment.close()
@@ -47,11 +48,18 @@ def world(loaded: Deployment) -> Iterator[worlds.World]:
     loaded.stack.up()
     # A test that failed must not have its run in the way of the next one's.
     loaded.journal("UPDATE {j} SET status = 'error', ts_end = clock_timestamp() WHERE ts_end IS NULL")
+    # Nor a publish that it left owing; every test loads all of the hours again.
     loaded.journal(
-        "UPDATE {j}_partitions SET publish_state = 'idle' WHERE publish_state <> 'idle' AND loaded_gen = published_gen"
+        "UPDATE {j}_partitions SET publish_state = 'idle', published_gen = loaded_gen, attempt = 0, spent = 0 "
+        "WHERE publish_state <> 'idle' OR published_gen < loaded_gen"
     )
     redis.Redis.from_url(loaded.settings["REDIS_URL"]).flushdb()
-    for log in loaded.scratch.glob("worker*.log"):
-        log.rename(log.with_suffix(".old"))
+    _put_logs_away(loaded)
     assert not reader.faults, "\n".join(reader.faults[:20])
     assert reader.looks[1], "the reader never got an answer: it proves nothing"
+
+
+def _put_logs_away(deployment: Deployment) -> None:
+    """So that a test finds only what its own workers said."""
+    for log in deployment.scratch.glob("worker*.log"):
+        log.rename(log.with_suffix(".old"))

@@ -80,9 +80,8 @@ def test_a_worker_whose_connection_is_forgotten_is_noticed_and_replaced(world: W
         assert supervisor.wait_restarted("worker_s1", deaf, timeout_s=60) != deaf
         world.assert_exact(run_id)
 
-    said = world.deployment.worker_logs(2000)
-    assert "worker_deaf " in said, said
-    assert "worker_deaf_and_stuck" not in said, "it ended by itself"
+    # By itself or by force: its goodbye to Redis goes over the connection that nobody serves any more.
+    assert "worker_deaf " in world.deployment.worker_logs(2000)
 
 
 def test_a_deaf_worker_that_cannot_even_end_is_ended_by_force(world: World) -> None:
