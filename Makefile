@@ -9,6 +9,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 COMPOSE := docker compose
 ARGS ?=
+# Processes of tests side by side, each with a stack of its own of 3 GB; 0 is one without xdist.
+JOBS ?= 2
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +21,8 @@ setup: ## Make .venv with all that the project, its tests and its linters need.
 demo: setup ## Start real services, move 60,000 rows, overload the source, prove the result. ARGS="--rows 200000" for more.
 	@$(PYTHON) -m devstack.demo $(ARGS)
 
-test: setup ## All tests; starts the services they need. ARGS="-k name" for some.
-	@$(PYTHON) -m pytest $(ARGS)
+test: setup ## All tests; starts the services they need, once for each of JOBS (2). ARGS="-k name" for some.
+	@$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-unit: setup ## The tests that need no service, in seconds.
 	@$(PYTHON) -m pytest tests/unit $(ARGS)
@@ -55,5 +57,6 @@ compose-down: ## docker compose: stop everything; the volumes stay.
 
 clean: ## Stop the development stack, delete its state and all caches; .venv stays.
 	@if test -x $(PYTHON); then $(PYTHON) -m devstack wipe; fi
+	@for beside in .devstack-*; do if test -d "$$beside"; then DEVSTACK_DIR="$$beside" $(PYTHON) -m devstack wipe; fi; done
 	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov build
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,8 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from devstack import config
 from devstack.errors import DevstackError
 from devstack.stack import Stack
+
+PORTS_A_STACK = 100
+# gw0, gw1 …; empty where pytest runs without xdist.
+NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw") or 0)
+
+if NUMBER:
+    # The first process uses the stack that `make up` starts; each other one has its own beside it.
+    first = config.load()
+    os.environ["DEVSTACK_PORT_BASE"] = str(min(port.number for port in first.ports.values()) + PORTS_A_STACK * NUMBER)
+    os.environ["DEVSTACK_DIR"] = f"{first.state_dir}-{NUMBER}"
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +35,10 @@ def stack() -> Iterator[Stack]:
             raise
         pytest.skip(f"the development stack is not to be had here: {error}")
     yield made
-    made.set_overload(False)
+    if NUMBER:
+        made.down()
+    else:
+        made.set_overload(False)
 
 
 @pytest.fixture(scope="session")

@@ -70,10 +70,12 @@ def test_a_shard_away_for_longer_than_the_patience_while_loading(world: World) -
     told = [one for one in slices if address_of(world, 2) in one.last_error]
     assert told, "the last error of a slice names the shard"
     assert all("SOURCE_PATIENCE_S" in one.last_error for one in slices)
-    again = world.plan()
     world.deployment.start_worker()
 
-    world.assert_exact(again, timeout_s=120)
+    world.deployment.cli("resume", str(run_id))
+
+    world.assert_exact(world.deployment.runs()[-1].id)
+    assert world.deployment.runs()[-1].details["resumes"] == run_id
 
 
 def test_an_insert_whose_answer_is_lost_is_repeated_and_clean_has_each_key_once(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import Any
@@ -30,6 +31,23 @@ def test_a_child_killed_at_a_slice(world: World, place: str) -> None:
     assert victim.attempt == (1 if place == "slice.finished" else 2)
     assert [one.attempt for one in slices if one.id != victim.id] == [1] * (SLICES - 1)
     assert time.time() - hit["at"] < LEASE_S + SWEEP_S + WORK_S
+
+
+def test_a_child_killed_between_a_splits_commit_and_its_messages(world: World) -> None:
+    armed = world.failpoints.arm("slice.split")
+    run_id = world.plan()
+    world.deployment.start_worker()
+    with world.frozen("pqs"):
+        (late, *_) = world.deployment.until(lambda: world.running(run_id), "a slice is being loaded")
+        # The soft time limit amid a read, as the worker's main tells it: the slice is split.
+        os.kill(int(late.worker.rsplit(":", 1)[1]), signal.SIGUSR1)
+        assert int(armed.wait()["slice"]) == late.id
+
+    slices = world.assert_exact(run_id)
+
+    halves = [one for one in slices if one.parent_id == late.id]
+    assert [one.state for one in slices if one.id == late.id] == ["split"]
+    assert [(one.sends, one.attempt) for one in halves] == [(1, 1), (1, 1)], "the sweeper sent what nobody had"
 
 
 @pytest.mark.parametrize(("stage", "when"), STEPS)
