@@ -14,7 +14,7 @@ from gssapi.raw.misc import GSSError
 
 from etl_tasks.adapters.phoenix import sql
 from etl_tasks.adapters.phoenix.connection import FIRST_FRAME_ROWS, FramePace
-from etl_tasks.adapters.phoenix.errors import phoenix_errors, refusal
+from etl_tasks.adapters.phoenix.errors import phoenix_errors, refusal, unanswered_is_unreachable
 from etl_tasks.adapters.phoenix.session import QueryServerSession
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.core.windows import Window
@@ -108,6 +108,16 @@ def test_every_row_of_the_error_table(raised: BaseException, expected: type[EtlE
     assert type(caught.value) is expected
     assert str(caught.value).startswith("reading T: ")
     assert caught.value.__cause__ is raised
+
+
+@pytest.mark.parametrize(("raised", "expected"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS])
+def test_a_small_question_unanswered_blames_no_window(raised: BaseException, expected: type[EtlError]) -> None:
+    if expected in (QueryTimedOut, SourceHeapExhausted):
+        expected = Unreachable
+    with pytest.raises(EtlError) as caught, unanswered_is_unreachable(), phoenix_errors("connecting"):
+        raise raised
+    assert type(caught.value) is expected
+    assert "connecting: " in str(caught.value)
 
 
 def test_an_unknown_column_is_named_with_its_cure() -> None:

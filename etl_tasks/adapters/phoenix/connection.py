@@ -16,7 +16,7 @@ from typing import Any, Final
 from phoenixdb.avatica.client import AvaticaClient
 from phoenixdb.avatica.proto import common_pb2, requests_pb2
 
-from etl_tasks.adapters.phoenix.errors import phoenix_errors
+from etl_tasks.adapters.phoenix.errors import phoenix_errors, unanswered_is_unreachable
 from etl_tasks.adapters.phoenix.session import QueryServerSession
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse, ResultSetResponse
@@ -94,7 +94,7 @@ class QueryServerConnection:
         self._client.session = self._session = QueryServerSession(config)
         self.last_used = time.monotonic()
         try:
-            with phoenix_errors(f"connecting to the Query Server of {self._place}"):
+            with unanswered_is_unreachable(), phoenix_errors(f"connecting to the Query Server of {self._place}"):
                 self._client.open_connection(self._id, info={})
                 self._client.connection_sync(self._id, {"autoCommit": True})
         except BaseException:

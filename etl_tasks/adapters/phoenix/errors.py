@@ -236,3 +236,16 @@ def phoenix_errors(context: str) -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextmanager
+def unanswered_is_unreachable() -> Iterator[None]:
+    """Around a question that costs a server next to nothing: unanswered in time, or 500, becomes Unreachable.
+
+    No window is to blame for it and a narrower one cures nothing, so it must neither split a slice nor spend its
+    attempt.
+    """
+    try:
+        yield
+    except (QueryTimedOut, SourceHeapExhausted) as error:
+        raise Unreachable(f"nobody answers even a small question; {error}") from error

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from etl_tasks.adapters.phoenix import catalog, sql
 from etl_tasks.adapters.phoenix.connection import FramePace, QueryServerConnection
 from etl_tasks.adapters.phoenix.decode import FrameDecoder, cell_value
+from etl_tasks.adapters.phoenix.errors import unanswered_is_unreachable
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.core.batch import ColumnBatch, SourceColumn
 from etl_tasks.core.windows import Window
-from etl_tasks.errors import EtlError, Overloaded, ShortRead, StatementLost, Unreachable
+from etl_tasks.errors import EtlError, Overloaded, QueryTimedOut, ShortRead, StatementLost, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,15 @@ class PhoenixSource:
 
     After any exception in a call, and when a ``read`` is closed before its end, the connection is dropped without a
     word to the server, and the next call opens a new one (FACTS: a cursor or connection that failed must never be used
-    again). Nothing is tried twice here.
+    again). Nothing is tried twice here. After a time-out the catalog is asked before anything else: when that is not
+    answered either, Unreachable is raised.
     """
 
     def __init__(self, config: PhoenixConfig) -> None:
         self._config = config
         self._connection: QueryServerConnection | None = None
         self._table: catalog.TableColumns | None = None
+        self._timed_out = False
         self._pace = FramePace(config.fetch_rows, config.max_frame_bytes)
 
     def __repr__(self) -> str:
@@ -142,8 +145,14 @@ class PhoenixSource:
         if connection is None:
             self._connection = connection = QueryServerConnection(self._config)
         try:
+            if self._timed_out:
+                # Was the window too wide, or is nobody there (a server hung, HBase away behind it)? Before the window
+                # is tried again and then split, something small is asked that HBase has to answer too.
+                self._read_catalog(connection)
+                self._timed_out = False
             yield connection
-        except BaseException:
+        except BaseException as error:
+            self._timed_out = self._timed_out or isinstance(error, QueryTimedOut)
             connection.discard()
             # Not self.discard(): a forgotten read that is closed late must not take the connection of a newer one
             # along.
@@ -156,6 +165,10 @@ class PhoenixSource:
 
     def _ask_catalog(self) -> catalog.TableColumns:
         with self._own_connection() as connection:
+            return self._read_catalog(connection)
+
+    def _read_catalog(self, connection: QueryServerConnection) -> catalog.TableColumns:
+        with unanswered_is_unreachable():
             self._table = table = catalog.read_columns(connection, self._config)
         return table
 
