@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -34,7 +33,8 @@ from devstack.oracle import (
 )
 from devstack.phoenix_seed import PhoenixSeeder
 from devstack.stack import Stack
-from devstack.supervisor import Supervisor, worker_command
+from devstack.supervisor import Supervisor
+from devstack.worker import Worker, worker_command
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
@@ -64,38 +64,6 @@ def midnight(days_ago: int) -> datetime:
     """A UTC midnight, 0 being today's."""
     now = datetime.now(UTC)
     return now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days_ago)
-
-
-class Worker:
-    """A real worker with its own process group."""
-
-    def __init__(self, deployment: Deployment, command: Sequence[str], log: Path) -> None:
-        self.log = log
-        self._stream = log.open("ab")
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=deployment.process_env,
-            stdout=self._stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def stop(self) -> None:
-        """Warm, then cold, then by force; only what this test started."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(20)
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
-        self._stream.close()
-
-    def kill(self) -> None:
-        """The worker and its children, as a crash of the host would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
 
 
 def named_settings(stack: Stack, name: str) -> dict[str, str]:
@@ -328,7 +296,9 @@ class Deployment:
         self.settings = {**before, **settings}
         try:
             name = f"worker{len(self.workers)}"
-            worker = Worker(self, worker_command(name, concurrency, queues, program), self.scratch / f"{name}.log")
+            worker = Worker(
+                worker_command(name, concurrency, queues, program), self.process_env, self.scratch / f"{name}.log"
+            )
         finally:
             self.settings = before
         self.workers.append(worker)

@@ -7,6 +7,7 @@ A pid alone may have been given to a stranger since, so the pidfile also holds t
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,19 @@ class Daemon:
             log.seek(max(0, self.log.stat().st_size - 20_000))
             text = log.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+
+# Python's own way to set it, a function run between fork and exec, is not safe beside other threads.
+_DIES_WITH_US = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, which outlives the exec
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def dies_with_us(command: Sequence[str]) -> list[str]:
+    """``command``, whose process gets SIGTERM when the thread that starts it ends, however that comes about."""
+    return [sys.executable, "-c", _DIES_WITH_US, *command]
 
 
 def identify(pid: int) -> Identity | None:

@@ -18,6 +18,8 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from devstack.process import dies_with_us
+
 ROOT = Path(__file__).parents[1]
 STOP_PATIENCE_S = 25
 
@@ -47,25 +49,6 @@ stdout_logfile={log}
 stdout_logfile_maxbytes=0
 redirect_stderr=true
 """
-
-
-def worker_command(
-    name: str,
-    concurrency: int = 2,
-    queues: str = "plan,extract,backfill,publish",
-    program: Sequence[str] = ("celery", "-A", "etl_tasks"),
-) -> list[str]:
-    """The command line of a worker; ``program`` is the module that makes one, with its first arguments."""
-    return [
-        *(sys.executable, "-m", *program, "worker", "--concurrency", str(concurrency)),
-        *("--queues", queues, "--hostname", f"{name}@%h", "--loglevel", "INFO"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-    ]
-
-
-def beat_command(schedule: Path) -> list[str]:
-    """The command line of beat; ``schedule`` is its state file."""
-    return [sys.executable, "-m", "celery", "-A", "etl_tasks", "beat", "--schedule", str(schedule), "-l", "INFO"]
 
 
 class Supervisor:
@@ -106,7 +89,7 @@ class Supervisor:
         ]
         config.write_text(HEAD.format(home=self._home) + "".join(programs))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+            dies_with_us([sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]),
             cwd=ROOT,
             env=self._env,
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,8 @@ from types import FrameType
 
 from devstack.errors import DevstackError
 from devstack.stack import Stack
-from devstack.supervisor import Supervisor, beat_command, worker_command
+from devstack.supervisor import Supervisor
+from devstack.worker import beat_command, worker_command
 
 ENV_FILE = "ETL_ENV_FILE"
 

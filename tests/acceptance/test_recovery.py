@@ -16,9 +16,10 @@ import pytest
 import redis
 
 from devstack.dataset import DatasetSpec
-from devstack.deployment import ROOT, Deployment, Worker, midnight, ms, named_settings
+from devstack.deployment import ROOT, Deployment, midnight, ms, named_settings
 from devstack.oracle import Change, Rows
 from devstack.stack import Stack
+from devstack.worker import Worker
 
 HOURS = 4
 SINCE = midnight(1)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from devstack.relay import Relay
-from devstack.supervisor import Supervisor, worker_command
+from devstack.supervisor import Supervisor
+from devstack.worker import worker_command
 from tests.faults.world import SLICES, World
 
 # The worker as it is, with less patience; and the first of them may get stuck: whatever blocks its main, no socket and

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg2
 
 from devstack.deployment import ROOT, Deployment, iso, midnight
-from devstack.supervisor import beat_command
+from devstack.worker import beat_command
 from tests.faults.world import PARTITION, SINCE, SLICES, UNTIL, World
 
 MANUAL = {"since": iso(SINCE), "until": iso(UNTIL), "manual": True}

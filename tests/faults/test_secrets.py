@@ -36,7 +36,7 @@ from devstack.dataset import DatasetSpec
 from devstack.deployment import ROOT, Deployment, iso, midnight, ms, named_settings
 from devstack.oracle import Rows
 from devstack.stack import Stack
-from devstack.supervisor import beat_command, worker_command
+from devstack.worker import beat_command, worker_command
 
 SINCE = midnight(1)
 UNTIL = SINCE + timedelta(hours=2)

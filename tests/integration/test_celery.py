@@ -15,8 +15,9 @@ import pytest
 import redis
 from kombu import Connection, Exchange, Producer
 
-from devstack.deployment import ROOT, Deployment, Worker, named_settings
+from devstack.deployment import ROOT, Deployment, named_settings
 from devstack.stack import Stack
+from devstack.worker import Worker
 
 pytestmark = pytest.mark.integration
 
