@@ -61,6 +61,12 @@ class CleanReader:
                 self.faults.append(f"shard {shard}, {partition}: gone, it had {most} rows")
 
     def _look_until_ended(self, shard: int) -> None:
+        try:
+            self._look(shard)
+        except Exception as error:
+            self.faults.append(f"the reader of shard {shard} broke: {type(error).__name__}: {error}")
+
+    def _look(self, shard: int) -> None:
         name, port = self._endpoints[shard - 1]
         client = self._client(name, port)
         sql = LOOK.format(table=self._table)

@@ -182,6 +182,11 @@ class Wiring:
         if loader is not None:
             loader.close()
 
+    def abandon_loader(self) -> None:
+        """Break the loader's connections, from whatever thread: who waits for an answer gets an error instead."""
+        if self._loader is not None:
+            self._loader.close()
+
     def _coercion(self, source: PhoenixSource, target: ClickHouseTarget) -> CoercionPlan:
         """Columns of both sides, checked against each other; raises SchemaError with all faults."""
         return CoercionPlan.build(
@@ -264,6 +269,7 @@ class Wiring:
             open_journal=self.open_journal,
             open_loader=self.loader,
             drop_loader=self.drop_loader,
+            abandon_loader=self.abandon_loader,
             dispatcher=self.dispatcher,
             rules=self.load_rules,
             overload=self.settings.overload_rules,

@@ -7,7 +7,7 @@ import click
 from etl_tasks.cli.assembly import open_wiring, read_settings
 from etl_tasks.cli.run import follow_to_end
 from etl_tasks.cli.texts import count_of
-from etl_tasks.core.states import process_for
+from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.pipeline.resume import resume_run
 
 
@@ -31,5 +31,6 @@ def resume_command(run_id: int) -> None:
         click.echo(f"run {run_id} left no window to load; the workers publish, see: python -m etl_tasks status")
         return
     process = process_for(settings.process_name, manual=True)
-    click.echo(f"run {resumed.run.run_id} resumes run {run_id}")
+    if resumed.run.status == RunStatus.PLANNED:
+        click.echo(f"run {resumed.run.run_id} resumes run {run_id}")
     follow_to_end(resumed.run, process, wiring.status_journal)

@@ -44,7 +44,8 @@ class ExtractContext:
     """What the work on slices needs in one worker child.
 
     ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader``
-    closes them. ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
+    closes them, and ``abandon_loader`` breaks their connections under the hands of a thread that waits for them.
+    ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
     task's soft time limit has passed, and ``interrupt`` raises it now; ``check_stop`` raises WorkerStopping when the
     worker was asked to stop.
     """
@@ -53,6 +54,7 @@ class ExtractContext:
     open_journal: Callable[[], Journal]
     open_loader: Callable[[], Loader]
     drop_loader: Callable[[], None]
+    abandon_loader: Callable[[], None]
     dispatcher: Dispatcher
     rules: LoadRules
     overload: OverloadRules
@@ -137,7 +139,7 @@ class _Attempt:
             loader: Loader | None = None
             try:
                 self._checkpoint()
-                with InterruptedByStop(context.check_stop, context.interrupt):
+                with InterruptedByStop(context.check_stop, context.interrupt, context.abandon_loader):
                     loader = context.open_loader()
                     result = loader.load(self._claim, self._checkpoint, context.journal)
             except (LostOwnership, WorkerStopping):

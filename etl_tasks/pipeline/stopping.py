@@ -14,6 +14,7 @@ from etl_tasks.errors import EtlError
 # What is nearly done may end; whoever waits for a container gives it 10 s before it kills.
 GRACE_S = 5.0
 _LOOK_EVERY_S = 0.5
+_ABANDON_EVERY_S = 1.0
 
 _MOMENT = struct.Struct("d")
 
@@ -57,12 +58,16 @@ class InterruptedByStop:
     """Context manager around work that may hang in a service for minutes and could not hear of a stop meanwhile.
 
     ``check_stop`` is asked by a thread; once it raises WorkerStopping, ``interrupt`` is called, which is to raise an
-    exception in the main thread: inside the block, or at its end.
+    exception in the main thread: inside the block, or at its end. If the block does not end by that, since another
+    thread of it hangs, ``abandon`` is to close what that one waits for.
     """
 
-    def __init__(self, check_stop: Callable[[], None], interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self, check_stop: Callable[[], None], interrupt: Callable[[], None], abandon: Callable[[], None]
+    ) -> None:
         self._check_stop = check_stop
         self._interrupt = interrupt
+        self._abandon = abandon
         self._ended = threading.Event()
         self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(target=self._look_until_ended, name="stop", daemon=True)
@@ -87,4 +92,7 @@ class InterruptedByStop:
                 with self._one_at_a_time:
                     if not self._ended.is_set():
                         self._interrupt()
+                while not self._ended.wait(_ABANDON_EVERY_S):
+                    # Again and again: what was broken off is tried once more, on a connection of its own.
+                    self._abandon()
                 return

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg2
 
@@ -23,6 +24,7 @@ from devstack.oracle import Change, Late, Rows
 from devstack.stack import Stack
 from tests.chaos.faults import Fault, Faults, NothingToBreak
 
+T = TypeVar("T")
 LEASE_S = 4
 SLICE_MIN = 5
 ROWS_A_DAY = 4800
@@ -51,6 +53,10 @@ ROUND_PATIENCE_S = 300.0
 """A run that has not ended so long after it was planned is stuck."""
 
 
+class Stuck(Exception):
+    """Nothing moves any more: the report says so, and no further round is begun."""
+
+
 @dataclass
 class Report:
     """What happened. ``wrong`` rows differ in a column or should not be there; each list has a sentence a fault."""
@@ -70,7 +76,7 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Whether every promise held."""
+        """Whether every promise held, and some runs ended well in spite of it all."""
         return not (self.wrong or self.missing or self.doubled or self.complaints)
 
 
@@ -93,11 +99,14 @@ class Chaos:
         try:
             deployment.seed(Rows(SPEC))
             with deployment.supervise(workers=len(WORKERS)) as supervisor, deployment.reader() as reader:
-                faults = Faults(deployment, supervisor, WORKERS, LEASE_S, self._chance).all()
+                faults = Faults(deployment, supervisor, WORKERS, LEASE_S).all()
                 fire_until = time.monotonic() + seconds
-                while time.monotonic() < fire_until and report.good:
-                    self._round(faults, fire_until)
-                self._settle(reader)
+                try:
+                    while time.monotonic() < fire_until and report.good:
+                        self._round(faults, fire_until)
+                    self._settle(reader)
+                except Stuck as error:
+                    report.complaints.append(str(error))
         finally:
             report.seconds = time.monotonic() - started
             deployment.stack.up()
@@ -126,26 +135,27 @@ class Chaos:
     def _plan(self, manual: bool) -> int:
         """Plan until it is planned: a planner that is killed, or finds no PostgreSQL, is started again."""
         since, until = LANES[manual]
+        after = max((run.id for run in self.deployment.runs(manual)), default=0)
         deadline = time.monotonic() + ROUND_PATIENCE_S
         while time.monotonic() < deadline:
             planner = self.deployment.start_plan(since, until, manual=manual)
             try:
-                out, _ = planner.communicate(timeout=60)
+                planner.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 planner.kill()
                 planner.communicate()
-            else:
-                if planner.returncode == 0:
-                    return int(out.splitlines()[-1])
-            # Killed between its commit and its end, it has planned a run all the same.
-            planned = self._journal(lambda: self._active(manual))
+            # Asked of the journal: killed after its commit it has planned a run all the same, and a second planner's
+            # run is `skipped` beside it.
+            planned = self._journal(lambda: self._newest(manual, after))
             if planned:
-                return planned[0]
+                return planned
             time.sleep(0.5)
-        raise AssertionError("nothing could be planned for minutes")
+        raise Stuck("nothing could be planned for minutes")
 
-    def _active(self, manual: bool) -> list[int]:
-        return [run.id for run in self.deployment.runs(manual) if run.ts_end is None]
+    def _newest(self, manual: bool, after: int) -> int | None:
+        """The lane's run after ``after`` that was really planned; None when there is none."""
+        planned = [run.id for run in self.deployment.runs(manual) if run.id > after and run.status != "skipped"]
+        return int(planned[0]) if planned else None
 
     def _wait(self, runs: Sequence[int]) -> None:
         """Until the runs have ended, and how long nothing moved meanwhile."""
@@ -153,7 +163,7 @@ class Chaos:
         before: object = None
         while time.monotonic() - began < ROUND_PATIENCE_S:
             now = self._journal(lambda: self._progress(runs))
-            if now != before:
+            if now is not None and now != before:
                 before, moved_at = now, time.monotonic()
             self.report.longest_stall_s = max(self.report.longest_stall_s, time.monotonic() - moved_at)
             if now is not None and now[0] == len(runs):
@@ -174,7 +184,7 @@ class Chaos:
         )
         return int(rows[0].ended), int(rows[0].closed), int(rows[0].published)
 
-    def _journal(self, ask: Callable[[], object]) -> object:
+    def _journal(self, ask: Callable[[], T]) -> T | None:
         """The journal's answer, None while PostgreSQL is away."""
         try:
             return ask()
@@ -200,12 +210,21 @@ class Chaos:
             report.slices += len(self.deployment.slices(run_id))
             if run.status == "ok":
                 self._compare(*LANES[manual], f"run {run_id}")
-            else:
-                self._say(f"run {run_id} {statuses[run_id]}: {str(run.details.get('error'))[:300]}")
+                continue
+            reason = run.details.get("error") or run.details.get("reason")
+            self._say(f"run {run_id} {statuses[run_id]}: {str(reason)[:300]}")
+            if run.ts_end and not reason:
+                report.complaints.append(f"run {run_id} ended {run.status} without a reason")
+            # What it says it loaded and published must be there, before anybody loads it again.
+            for window in self._published_windows(run_id):
+                self._compare(*window, f"the published windows of run {run_id}")
         undone = [manual for manual, run_id in zip((True, False), runs, strict=True) if statuses[run_id] != "ok"]
         for manual in undone:
             again = self.deployment.plan(*LANES[manual], manual=manual)
-            run = self.deployment.wait_for_run(again, timeout_s=ROUND_PATIENCE_S)
+            try:
+                run = self.deployment.wait_for_run(again, timeout_s=ROUND_PATIENCE_S)
+            except AssertionError as error:
+                raise Stuck(f"run {again}, in peace, does not end: {error}") from error
             report.runs[f"{run.status} (again, in peace)"] += 1
             if run.status != "ok":
                 report.complaints.append(f"run {again}, in peace: {run.status} {run.details}")
@@ -214,6 +233,14 @@ class Chaos:
             f"round {self._versions}: runs {', '.join(f'{run} {status}' for run, status in statuses.items())}; "
             f"{sum(report.faults.values())} faults so far"
         )
+
+    def _published_windows(self, run_id: int) -> list[tuple[datetime, datetime]]:
+        rows = self.deployment.journal(
+            "SELECT s.window_from, s.window_to FROM {j}_slices s JOIN {j}_partitions p USING (clean_table, partition) "
+            "WHERE s.run_id = %s AND s.state = 'done' AND s.generation <= p.published_gen ORDER BY 1",
+            run_id,
+        )
+        return [(row.window_from, row.window_to) for row in rows]
 
     def _compare(self, since: datetime, until: datetime, what: str) -> None:
         report = self.report
@@ -267,22 +294,24 @@ class Fire:
 
     def _draw_until_ended(self) -> None:
         while not self._ended.wait(self._chance.uniform(*FAULT_EVERY_S)) and time.monotonic() < self._until:
-            self._pool.submit(self._strike, self._draw())
+            self._pool.submit(self._strike, self._draw(self._chance), self._chance.getrandbits(64))
 
-    def _draw(self) -> Fault:
+    def _draw(self, chance: random.Random) -> Fault:
         with self._lock:
             possible = [fault for fault in self._faults if fault.part is None or fault.part not in self._away]
-            fault = self._chance.choices(possible, [fault.weight for fault in possible])[0]
+            fault = chance.choices(possible, [fault.weight for fault in possible])[0]
             if fault.part is not None:
                 self._away.add(fault.part)
         return fault
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: Fault, seed: int) -> None:
+        """What is left to chance in a fault is its own, so that threads do not draw from each other's."""
+        chance = random.Random(seed)
         try:
-            fault.strike()
+            fault.strike(chance)
         except NothingToBreak:
             if not self._ended.is_set():
-                self._pool.submit(self._strike, self._draw())
+                self._pool.submit(self._strike, self._draw(chance), chance.getrandbits(64))
             return
         except Exception as error:
             self._report.complaints.append(f"the harness could not do '{fault.name}': {type(error).__name__}: {error}")

@@ -23,8 +23,9 @@ def test_random_faults_for_a_while_break_no_promise(stack: Stack, tmp_path: Path
     report = chaos.run(SECONDS)
 
     assert report.good, f"seed {SEED}: {report}\n{chaos.deployment.worker_logs(200)}"
+    assert report.runs["ok"] >= 1, f"no run ended well under fire, so nothing of it was shown: {report}"
     assert sum(report.runs.values()) >= 2, report
     assert report.slices >= 2 * 60, "each run is of at least 60 slices"
     assert report.compared_rows > 1000, report
-    assert sum(report.faults.values()) >= 15, "too few faults to show anything"
+    assert sum(report.faults.values()) >= 8, "too few faults to show anything"
     assert report.looks > 100, report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from tests.faults.world import LEASE_S, PARTITION, SINCE, SLICES, SWEEP_S, UNTIL
 
 STAGES = ["drop_buf", "attach_clean", "insert_dedup", "optimize_buf", "check", "replace_clean", "drop_buf_cleanup"]
 STEPS = [*((stage, "before") for stage in STAGES), (STAGES[-1], "after")]
-WORK_S = 15.0
-"""What loading and publishing these rows takes at most on a busy machine."""
+WORK_S = 50.0
+"""What loading and publishing these rows takes at most on a busy machine, a worker's start included."""
 
 
 @pytest.mark.parametrize("place", ["slice.claimed", "slice.frame_read", "slice.inserted", "slice.finished"])
@@ -30,7 +29,7 @@ def test_a_child_killed_at_a_slice(world: World, place: str) -> None:
     # Only what was not in the journal yet is done again.
     assert victim.attempt == (1 if place == "slice.finished" else 2)
     assert [one.attempt for one in slices if one.id != victim.id] == [1] * (SLICES - 1)
-    assert time.time() - hit["at"] < LEASE_S + SWEEP_S + WORK_S
+    assert recovered_in_s(world, run_id, hit) < LEASE_S + SWEEP_S + WORK_S
 
 
 def test_a_child_killed_between_a_splits_commit_and_its_messages(world: World) -> None:
@@ -59,7 +58,7 @@ def test_a_publisher_killed_between_any_two_steps(world: World, stage: str, when
     world.assert_exact(run_id)
 
     (hit,) = armed.hits()
-    assert time.time() - hit["at"] < LEASE_S + SWEEP_S + WORK_S
+    assert recovered_in_s(world, run_id, hit) < LEASE_S + SWEEP_S + WORK_S
     assert world.publish_row().token > int(hit["token"])
     assert no_buffers(world)
 
@@ -77,12 +76,16 @@ def test_a_publisher_killed_around_its_steps(world: World, place: str) -> None:
 
 
 def test_a_publisher_killed_after_replace_on_one_shard_only(world: World) -> None:
+    # Both are held before it, so that the second has come there when the first one replaces and dies.
+    first = world.failpoints.arm("publish.stage", "hold", stage="replace_clean", when="before", shard=1)
     late = world.failpoints.arm("publish.stage", "hold", stage="replace_clean", when="before", shard=2)
     world.failpoints.arm("publish.stage", "kill", stage="replace_clean", when="after", shard=1)
     old = shard_rows(world, 0), shard_rows(world, 1)
     run_id = world.plan()
     world.deployment.start_worker()
     token = late.wait()["token"]
+    first.wait()
+    first.release()
     world.deployment.until(lambda: not alive(late.hits()[0]["pid"]), "the publisher is killed")
     # The half state is really there: shard 1 has the new rows, shard 2 the old ones, each of them whole.
     assert shard_rows(world, 0) != old[0]
@@ -145,6 +148,12 @@ def test_a_worker_killed_whole_is_started_again_by_its_supervisor(world: World) 
             assert supervisor.wait_restarted("worker_s1", killed) != killed
 
         world.assert_exact(run_id)
+
+
+def recovered_in_s(world: World, run_id: int, hit: dict[str, Any]) -> float:
+    """Seconds from the kill to the run's end; one clock for both, it is one machine."""
+    run = world.deployment.journal("SELECT extract(epoch FROM ts_end) AS ended FROM {j} WHERE id = %s", run_id)[0]
+    return float(run.ended) - float(hit["at"])
 
 
 def shard_rows(world: World, shard: int) -> list[Any]:

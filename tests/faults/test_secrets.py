@@ -247,7 +247,7 @@ def live(night: Night, stack: Stack, refusing_url: str) -> None:
     # Redis goes while workers hold connections to it, and comes back.
     stack.stop("redis")
     deployment.until(lambda: "Cannot connect" in night.log("worker_well"), "the worker misses Redis", 60)
-    back = threading.Timer(10, stack.start, ["redis"])
+    back = threading.Timer(20, stack.start, ["redis"])
     back.start()
     night.commands(("run without Redis", run, {}))
     back.join()

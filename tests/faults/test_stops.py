@@ -40,6 +40,45 @@ def test_a_worker_asked_to_stop_while_loading_spends_no_attempt(world: World, si
     assert [one.spent for one in slices] == [1] * SLICES
 
 
+def test_a_worker_asked_to_stop_while_its_inserts_hang_spends_no_attempt(world: World) -> None:
+    inserting = world.failpoints.arm("slice.inserting", "hold", times=2)
+    run_id = world.plan()
+    leaving = world.deployment.start_worker()
+    inserting.wait(times=2)
+    with world.frozen("clickhouse2"):
+        inserting.release()
+        time.sleep(1)
+        leaving.process.terminate()
+        # ClickHouse's own time-outs are 300 s and more.
+        assert leaving.process.wait(60) == 0
+    held = {one.id: one for one in world.deployment.slices(run_id)}
+    for hit in inserting.hits():
+        one = held[int(hit["slice"])]
+        assert (one.state, one.spent, one.error_kind) == ("planned", 0, "WorkerStopping")
+    world.deployment.start_worker()
+
+    slices = world.assert_exact(run_id)
+
+    assert [one.spent for one in slices] == [1] * SLICES
+
+
+def test_a_publisher_asked_to_stop_while_clickhouse_hangs_spends_no_attempt(world: World) -> None:
+    held = world.failpoints.arm("publish.stage", "hold", stage="insert_dedup", when="before", shard=2)
+    run_id = world.plan()
+    leaving = world.deployment.start_worker()
+    held.wait()
+    with world.frozen("clickhouse2"):
+        held.release()
+        time.sleep(1)
+        leaving.process.terminate()
+        assert leaving.process.wait(90) == 0
+    row = world.publish_row()
+    assert (row.publish_state, row.spent, row.error_kind) == ("due", 0, "WorkerStopping")
+    world.deployment.start_worker()
+
+    world.assert_exact(run_id)
+
+
 def test_a_worker_asked_to_stop_ends_what_is_nearly_done(world: World) -> None:
     held = world.failpoints.arm("slice.inserted", "hold", times=2)
     run_id = world.plan()

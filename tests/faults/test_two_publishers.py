@@ -191,7 +191,7 @@ def test_in_forty_interleavings_the_newer_one_wins_and_readers_see_whole_partiti
     seen = Counter(outcome.older for outcome in outcomes)
     # The interleavings were of every kind: the older one got through before the newer one, and was stopped on its way.
     assert seen["published"] >= 3, seen
-    assert seen["LostOwnership"] >= 10, seen
+    assert seen["LostOwnership"] + seen["NewerPublish"] >= 10, seen
     assert all(outcome.overlapped for outcome in outcomes)
     assert arena.buffers() == []
 
@@ -208,7 +208,8 @@ def test_with_one_buffer_for_both_the_same_interleavings_go_wrong(
     wrong: list[Outcome] = []
     for seed in SEEDS:
         outcome = play(arena, seed, monkeypatch)
-        if outcome.faults:
+        # A publisher that ends in an error has done no harm: only what CLEAN or its reader shows counts.
+        if any(not fault.startswith(("the newer one", "the older one")) for fault in outcome.faults):
             wrong.append(outcome)
         if len(wrong) == 3:
             break

@@ -190,8 +190,8 @@ class AnsweringHost:
         self.rows = rows
 
     def execute(self, *_: object, **__: object) -> Sequence[tuple[object, ...]]:
-        """The rows of system.clusters as this host sees them."""
-        return self.rows
+        """The rows of system.clusters as this host sees them, as one array."""
+        return [(list(self.rows),)]
 
 
 class Hosts:

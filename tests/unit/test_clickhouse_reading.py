@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etl_tasks.adapters.clickhouse.client import single
+from etl_tasks.adapters.clickhouse.client import listed, single
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
 from etl_tasks.adapters.clickhouse.reading import count_windows
 from etl_tasks.core.windows import Window
@@ -58,3 +58,10 @@ def test_no_rows_by_the_second_of_a_killed_statement_is_asked_again() -> None:
 def test_two_killed_statements_are_an_error() -> None:
     with pytest.raises(TransientError, match="shows no rows"):
         counts(HOURS, [], [(5,)], [], [(5,)])
+
+
+def test_a_list_that_comes_without_a_row_is_an_error_and_not_an_empty_list() -> None:
+    assert listed([([],)]) == []
+    assert listed([(["a", "b"],)]) == ["a", "b"]
+    with pytest.raises(TransientError, match="without a row"):
+        listed([])

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from etl_tasks.adapters.clickhouse import publish_sql
-from etl_tasks.adapters.clickhouse.client import Connection
+from etl_tasks.adapters.clickhouse.client import Connection, listed
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
 from etl_tasks.errors import NewerPublish, ResourceExhausted
@@ -62,12 +62,8 @@ def drop_older(connection: Connection, fence: Fence, drain_timeout_s: float) -> 
     In this order: a statement that is not yet there finds no buffer, one that is already there is ended and waited for.
     Raises NewerPublish when a newer publish has been here, ResourceExhausted when a statement does not end in time.
     """
-    names = connection.execute(
-        publish_sql.BUFFERS,
-        {"database": fence.template.database, "prefix": f"{fence.template.table}_"},
-        tag=fence.tag,
-    )
-    for (name,) in names:
+    there = {"database": fence.template.database, "prefix": f"{fence.template.table}_"}
+    for name in listed(connection.execute(publish_sql.BUFFERS, there, tag=fence.tag)):
         token = fence.token_of_buffer(name)
         if token is None:
             continue
@@ -89,8 +85,10 @@ def end_statements(connection: Connection, fence: Fence, drain_timeout_s: float,
     deadline = time.monotonic() + drain_timeout_s
     pause = 0.02
     while True:
-        rows = connection.execute(publish_sql.RUNNING_PUBLISHES, {"prefix": fence.tag_of_table}, tag="etl-drain")
-        older = [query for (query,) in rows if (token := fence.token_of_query(query)) is not None and token < below]
+        running = listed(
+            connection.execute(publish_sql.RUNNING_PUBLISHES, {"prefix": fence.tag_of_table}, tag="etl-drain")
+        )
+        older = [query for query in running if (token := fence.token_of_query(query)) is not None and token < below]
         if not older:
             return
         if time.monotonic() > deadline:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from etl_tasks.adapters.clickhouse import catalog_sql
-from etl_tasks.adapters.clickhouse.client import Connection
+from etl_tasks.adapters.clickhouse.client import Connection, listed
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
 from etl_tasks.adapters.clickhouse.topology import TAG, engine_arguments, table_facts
@@ -15,7 +15,8 @@ from etl_tasks.core.batch import TargetColumn
 
 def table_columns(connection: Connection, table: TableName) -> list[TargetColumn]:
     """The columns of ``table`` on this host in order; empty when it is not there."""
-    rows = connection.execute(catalog_sql.COLUMNS, {"database": table.database, "table": table.table}, tag=TAG)
+    there = {"database": table.database, "table": table.table}
+    rows = listed(connection.execute(catalog_sql.COLUMNS, there, tag=TAG))
     return [TargetColumn(name, type_, default_kind) for name, type_, default_kind in rows]
 
 

@@ -124,8 +124,7 @@ class Connection:
     def _known(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
         if self._setting_names is None:
             names = {*ALL_SETTINGS, *OLDER_NAMES.values()}
-            rows = self._run(catalog_sql.KNOWN_SETTINGS, {"names": sorted(names)}, {}, "etl-settings")
-            there = {name for (name,) in rows}
+            there = set(listed(self._run(catalog_sql.KNOWN_SETTINGS, {"names": sorted(names)}, {}, "etl-settings")))
             self._setting_names = {
                 name: name if name in there else OLDER_NAMES[name]
                 for name in ALL_SETTINGS
@@ -244,7 +243,13 @@ def single(rows: Sequence[Row]) -> Row:
     begins sometimes ends without a row and without an error.
     """
     if not rows:
-        error = TransientError("ClickHouse answered a count without a row: the statement was ended (KILL QUERY)")
+        error = TransientError("ClickHouse answered a question without a row: the statement was ended (KILL QUERY)")
         raise error from StatementFailed("no row", ErrorCode.QUERY_WAS_CANCELLED)
     (row,) = rows
     return row
+
+
+def listed(rows: Sequence[Row]) -> list[Any]:
+    """The elements of an answer that is one array; raises TransientError, as ``single`` does, when there is no row."""
+    (found,) = single(rows)
+    return list(found)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.client import Connection, Failover
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table, quote_name, quote_text
-from etl_tasks.adapters.clickhouse.topology import TAG, Shard, place_hosts, table_facts
+from etl_tasks.adapters.clickhouse.topology import Shard, cluster_seats, place_hosts, table_facts
 from etl_tasks.errors import ConfigError, SchemaError, Unreachable
 
 FILE = Path(__file__).parents[3] / "ddl" / "stg_daily_codes_history.sql"
@@ -188,7 +187,7 @@ def _shards(config: ClickHouseConfig, failover: Failover) -> Sequence[Shard]:
     cluster = config.cluster
     if cluster is None:
         return [Shard(1, config.hosts)]
-    rows = failover.run(lambda connection: connection.execute(catalog_sql.CLUSTER, {"cluster": cluster}, tag=TAG))
+    rows = failover.run(lambda connection: cluster_seats(connection, cluster))
     if not rows:
         raise SchemaError(f"ClickHouse knows no cluster {cluster} (CH_CLUSTER): see the table system.clusters")
     return place_hosts(config, failover, cluster, rows)

@@ -1,10 +1,13 @@
-"""The statements of a publish. Names are put in, quoted by ``identifiers``; values are parameters."""
+"""The statements of a publish. Names are put in, quoted by ``identifiers``; values are parameters.
+
+A list comes as an array in one row, as in ``catalog_sql``.
+"""
 
 # Buffers of this CLEAN table, whoever made them.
-BUFFERS = "SELECT name FROM system.tables WHERE database = %(database)s AND startsWith(name, %(prefix)s)"
+BUFFERS = "SELECT groupArray(name) FROM system.tables WHERE database = %(database)s AND startsWith(name, %(prefix)s)"
 
 # Statements of publishes of this CLEAN table that run on this host now.
-RUNNING_PUBLISHES = "SELECT query_id FROM system.processes WHERE startsWith(query_id, %(prefix)s)"
+RUNNING_PUBLISHES = "SELECT groupArray(query_id) FROM system.processes WHERE startsWith(query_id, %(prefix)s)"
 
 # Ask these statements to end; RUNNING_PUBLISHES says when they have.
 KILL = "KILL QUERY WHERE query_id IN %(ids)s ASYNC"

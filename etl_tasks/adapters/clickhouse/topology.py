@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etl_tasks.adapters.clickhouse import catalog_sql
-from etl_tasks.adapters.clickhouse.client import Connection, Failover, probe
+from etl_tasks.adapters.clickhouse.client import Connection, Failover, Row, listed, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
 from etl_tasks.errors import EtlError, SchemaError, Unreachable
@@ -61,8 +61,14 @@ class Topology:
 
 def table_facts(connection: Connection, table: TableName) -> TableFacts | None:
     """What ``table`` is on this host, None when it is not there."""
-    rows = connection.execute(catalog_sql.TABLE, {"database": table.database, "table": table.table}, tag=TAG)
+    there = {"database": table.database, "table": table.table}
+    rows = listed(connection.execute(catalog_sql.TABLE, there, tag=TAG))
     return TableFacts(*rows[0]) if rows else None
+
+
+def cluster_seats(connection: Connection, cluster: str) -> list[Row]:
+    """(Shard, replica, host, port, whether it is the one that answers) of every replica; empty for no such cluster."""
+    return listed(connection.execute(catalog_sql.CLUSTER, {"cluster": cluster}, tag=TAG))
 
 
 def engine_arguments(engine_full: str) -> list[str]:
@@ -170,7 +176,7 @@ def discover(config: ClickHouseConfig, failover: Failover) -> Topology:
     cluster = raw.cluster
     if cluster is None:
         return Topology(raw.local, (Shard(1, config.hosts),), None)
-    rows = failover.run(lambda connection: connection.execute(catalog_sql.CLUSTER, {"cluster": cluster}, tag=TAG))
+    rows = failover.run(lambda connection: cluster_seats(connection, cluster))
     if not rows:
         raise SchemaError(f"{config.raw_table} is Distributed over {cluster}, which system.clusters does not know")
     if len({shard for shard, *_ in rows}) > 1:
@@ -221,7 +227,7 @@ def _seat(host: Host, connection: Connection | Unreachable, cluster: str) -> tup
     if isinstance(connection, Unreachable):
         log.warning("%s: its place in the cluster %s is taken from its address", connection, cluster)
         return None
-    rows = connection.execute(catalog_sql.CLUSTER, {"cluster": cluster}, tag=TAG)
+    rows = cluster_seats(connection, cluster)
     seats = [(int(shard), int(replica)) for shard, replica, _, _, is_local in rows if is_local]
     if len({shard for shard, _ in seats}) > 1:
         raise SchemaError(

@@ -74,11 +74,15 @@ def connect(dsn: str, application_name: str, setting: str = "PG_DSN") -> psycopg
     defaults: dict[str, Any] = {"connect_timeout": 5, "application_name": application_name, **keepalives}
     try:
         connection: psycopg2.extensions.connection = psycopg2.connect(**{**defaults, **parameters})
-        with connection.cursor() as cursor:
-            cursor.execute(_SESSION)
-        connection.commit()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_SESSION)
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
         return connection
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         where = f"PostgreSQL at {parameters.get('host', 'the local socket')}:{parameters.get('port', 5432)}"
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "authentication failed" in text or "no password supplied" in text or "no pg_hba.conf entry" in text:
