@@ -41,8 +41,8 @@ def resume_run(run_id: int, context: PlanContext) -> Resumed:
     plan = resume_plan(remains)
     if plan is None and not remains.owed:
         raise UsageError(
-            f"nothing to resume: run {run_id} of {remains.process_name} ended {remains.status}, and all of its windows "
-            "are loaded and published"
+            f"nothing to resume: run {run_id} of {remains.process_name} ended {remains.status}, all of its windows "
+            "are loaded (by it or by a later run), and no publish of what it loaded is owed"
         )
     publishes = journal.resuming.owe_publishes(run_id) if remains.owed else []
     _send_publishes(context.dispatcher, publishes)

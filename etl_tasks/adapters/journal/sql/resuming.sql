@@ -10,7 +10,7 @@ SELECT window_from, window_to, partition, step FROM public.inc_processing_slices
 WHERE run_id = %(run_id)s AND state IN ('planned', 'running', 'error') ORDER BY window_from;
 
 -- name: windows_loaded_after_run
--- What runs planned after it have loaded in these partitions: they read the source later than it would have.
+-- What runs planned after it have loaded in these partitions: they meant to read what it was to read, and later.
 SELECT window_from, window_to FROM public.inc_processing_slices
 WHERE clean_table = %(clean_table)s AND partition = ANY (%(partitions)s) AND state = 'done' AND run_id > %(run_id)s
 ORDER BY window_from;
