@@ -72,6 +72,8 @@ config_command.short_help = "Print every setting in force and where it comes fro
 
 for _commands in SECTIONS.values():
     for _command in _commands:
+        # Inherited from the group too, but click keeps what it found at a command's first use, which may be without it.
+        _command.context_settings.setdefault("help_option_names", ["-h", "--help"])
         cli.add_command(_command)
 
 

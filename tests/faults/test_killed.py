@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ def test_a_child_killed_between_a_splits_commit_and_its_messages(world: World) -
     with world.frozen("pqs"):
         (late, *_) = world.deployment.until(lambda: world.running(run_id), "a slice is being loaded")
         # The soft time limit amid a read, as the worker's main tells it: the slice is split.
+        time.sleep(1.5)  # (from the claim to the read that hangs)
         os.kill(int(late.worker.rsplit(":", 1)[1]), signal.SIGUSR1)
         assert int(armed.wait()["slice"]) == late.id
 

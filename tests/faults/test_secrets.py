@@ -93,7 +93,7 @@ class Night:
 
     def worker(self, name: str, queues: str = "plan,extract,backfill,publish", **settings: str) -> None:
         """A worker at DEBUG."""
-        self.start(name, worker_command(name, 1, queues, "--loglevel", "DEBUG"), **settings)
+        self.start(name, [*worker_command(name, 1, queues), "--loglevel", "DEBUG"], **settings)
 
     def log(self, name: str) -> str:
         """What a process has said so far."""

@@ -17,7 +17,8 @@ from tests.faults.conftest import VERSIONS
 from tests.faults.test_killed import no_buffers
 from tests.faults.world import PARTITION, SINCE, SPEC, UNTIL, World
 
-PATIENCE_S = 120.0
+# A statement of the frozen one that ClickHouse does not end is waited for, for publish_drain_timeout_s (120 s).
+PATIENCE_S = 240.0
 """For what takes seconds on a quiet machine."""
 LOADING = "plan,extract,backfill"
 PUBLISH_PLACES: list[tuple[str, dict[str, Any]]] = [
