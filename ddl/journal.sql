@@ -156,3 +156,40 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_fences (
     token       bigint NOT NULL DEFAULT 0,
     version_ms  bigint NOT NULL DEFAULT 0
 );
+
+-- One row a reconcile, kept as long as coverage is. Intervals are of source windows; `differing` are the windows whose
+-- content (or count) is not equal, `repairs` is the reconcile whose differing windows this one looked at again after
+-- `repair_run_id` had loaded them.
+CREATE TABLE IF NOT EXISTS public.inc_processing_reconciles (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    clean_table     text NOT NULL,
+    since           timestamptz NOT NULL,
+    until           timestamptz NOT NULL,
+    by_hash         boolean NOT NULL,
+    status          text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'exact', 'different', 'error')),
+    started_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at        timestamptz,
+    windows         integer NOT NULL DEFAULT 0,
+    differing       tstzmultirange NOT NULL DEFAULT '{}',
+    source_rows     bigint,
+    raw_rows        bigint,
+    clean_rows      bigint,
+    missing         bigint,
+    extra           bigint,
+    changed         bigint,
+    repeated        bigint,
+    unfit           bigint,
+    repairs         bigint,
+    repair_run_id   bigint,
+    details         jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX IF NOT EXISTS inc_processing_reconciles_newest_idx ON public.inc_processing_reconciles (clean_table, id DESC);
+
+-- What pruned runs had counted, so that counters read from the journal only ever grow.
+CREATE TABLE IF NOT EXISTS public.inc_processing_totals (
+    clean_table text NOT NULL,
+    name        text NOT NULL,
+    label       text NOT NULL DEFAULT '',
+    value       bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (clean_table, name, label)
+);

@@ -130,7 +130,16 @@ class Deployment:
         self.seeder.drop_table()
         self.each_shard(f"DROP DATABASE IF EXISTS {self.settings['CH_DB']} SYNC")
         schema, base = self.settings["JOURNAL_TABLE"].split(".")
-        for suffix in ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences"):
+        for suffix in (
+            "",
+            "_slices",
+            "_run_partitions",
+            "_partitions",
+            "_rejects",
+            "_fences",
+            "_reconciles",
+            "_totals",
+        ):
             self.journal(f"DROP TABLE IF EXISTS {schema}.{base}{suffix}")
         redis.Redis.from_url(self.settings["REDIS_URL"]).flushdb()
 

@@ -225,6 +225,8 @@ def _catch_up(claim: PublishClaim, error: NewerPublish, lease: Lease, context: P
 
 def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context: PublishContext) -> str:
     publishes = context.journal.publishes
+    # What a publish met after it was overtaken (its buffer gone, other rows than it had put there) is no failure of it.
+    lease.checkpoint()
     if isinstance(error, WorkerStopping):
         log.info("publish_given_back", reason=str(error))
     else:

@@ -129,9 +129,7 @@ class PublishJournal:
                 pinned=Json(list(pinned)),
             )
             if row is None:
-                raise LostOwnership(
-                    f"the publish of partition {claim.partition} with token {claim.token} is no longer ours"
-                )
+                raise _lost(claim)
             transaction.run(
                 "end_publish_row",
                 publish_run_id=claim.publish_run_id,
@@ -161,9 +159,7 @@ class PublishJournal:
                 last_error=reason,
             )
             if given_back is None:
-                raise LostOwnership(
-                    f"the publish of partition {claim.partition} with token {claim.token} is no longer ours"
-                )
+                raise _lost(claim)
             due = [loaded.slice_id for loaded in short if self._load_again(transaction, claim, loaded, reason)]
             transaction.run(
                 "end_publish_row",
@@ -192,9 +188,12 @@ class PublishJournal:
         return reopened is not None
 
     def give_back(self, claim: PublishClaim, error: BaseException, *, delay_s: float, refund: bool) -> None:
-        """running → due, not before ``delay_s`` from now; ``refund`` where a service could not be reached."""
+        """running → due, not before ``delay_s`` from now; ``refund`` where a service could not be reached.
+
+        Raises LostOwnership.
+        """
         with self._database.transaction() as transaction:
-            transaction.run(
+            row = transaction.one(
                 "give_back_publish_if_running",
                 clean_table=claim.clean_table,
                 partition=claim.partition,
@@ -204,6 +203,8 @@ class PublishJournal:
                 error_kind=type(error).__name__,
                 last_error=journal_text(str(error)),
             )
+            if row is None:
+                raise _lost(claim)
             self._end_row(transaction, claim, error)
 
     def catch_up(self, claim: PublishClaim, newer_token: int, error: NewerPublish) -> None:
@@ -231,7 +232,7 @@ class PublishJournal:
             self._end_row(transaction, claim, error)
 
     def fail(self, claim: PublishClaim, error: Exception) -> list[Transition]:
-        """running → error: the runs that waited for it end as error too."""
+        """running → error: the runs that waited for it end as error too. Raises LostOwnership."""
         with self._database.transaction() as transaction:
             runs = self._lock_waiting_runs(transaction, claim)
             row = transaction.one(
@@ -242,9 +243,9 @@ class PublishJournal:
                 error_kind=type(error).__name__,
                 last_error=journal_text(str(error)),
             )
-            self._end_row(transaction, claim, error)
             if row is None:
-                return []
+                raise _lost(claim)
+            self._end_row(transaction, claim, error)
             transaction.run("fail_run_partitions_wanting", clean_table=claim.clean_table, partition=claim.partition)
             return self._settle(transaction, runs, claim.partition)
 
@@ -324,3 +325,7 @@ class PublishJournal:
                 Transition(int(run.id), partition, run.manual, released_partitions=released, finalize_due=finalize)
             )
         return transitions
+
+
+def _lost(claim: PublishClaim) -> LostOwnership:
+    return LostOwnership(f"the publish of partition {claim.partition} with token {claim.token} is no longer ours")

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.integration
 
 LEGACY = """
     DROP TABLE public.inc_processing, public.inc_processing_slices, public.inc_processing_run_partitions,
-        public.inc_processing_partitions, public.inc_processing_rejects, public.inc_processing_fences;
+        public.inc_processing_partitions, public.inc_processing_rejects, public.inc_processing_fences,
+        public.inc_processing_reconciles, public.inc_processing_totals;
     CREATE TABLE public.inc_processing (
         process_name text NOT NULL, status text NOT NULL, ts_start {time} NOT NULL, ts_end {time}, watermark {time},
         details {json}, host text);

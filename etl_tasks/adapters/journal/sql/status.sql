@@ -92,4 +92,5 @@ ORDER BY window_from LIMIT %(most)s;
 SELECT t.name, (SELECT count(*) FROM pg_attribute a
     WHERE a.attrelid = to_regclass(t.name) AND a.attnum > 0 AND NOT a.attisdropped) AS columns, to_regclass(t.name) IS NOT NULL AS found
 FROM (VALUES ('public.inc_processing'), ('public.inc_processing_slices'), ('public.inc_processing_run_partitions'),
-    ('public.inc_processing_partitions'), ('public.inc_processing_rejects'), ('public.inc_processing_fences')) AS t(name);
+    ('public.inc_processing_partitions'), ('public.inc_processing_rejects'), ('public.inc_processing_fences'),
+    ('public.inc_processing_reconciles'), ('public.inc_processing_totals')) AS t(name);
