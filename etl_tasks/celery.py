@@ -7,11 +7,13 @@ import sys
 from functools import cache
 from typing import Any
 
+import click
 import structlog
 from celery import Celery, signals
+from click.core import ParameterSource
 
 from etl_tasks.config import Settings, load_settings
-from etl_tasks.log import clear_log_context, configure_logging
+from etl_tasks.log import clear_log_context, configure_logging, log_dying_threads, write_json_line
 from etl_tasks.main_loop import MainLoop
 from etl_tasks.pipeline.stopping import StopFlag
 from etl_tasks.wiring import wiring_factory
@@ -49,8 +51,25 @@ if "flower" in sys.argv[1:]:
 
 @signals.setup_logging.connect
 def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
-    form = "json" if os.environ.get("ETL_LOG_FORM", "console") == "json" else "console"
-    configure_logging(loglevel or "INFO", "json" if form == "json" else "console")
+    context = click.get_current_context(silent=True)
+    # Celery's own default (WARNING) is nobody's wish: LOG_LEVEL counts then.
+    asked = context is None or context.get_parameter_source("loglevel") not in (ParameterSource.DEFAULT, None)
+    configure_logging(
+        loglevel if asked and loglevel else settings().log_level,
+        settings().log_form,
+        process=settings().process_name,
+    )
+    log_dying_threads()
+
+
+@signals.celeryd_init.connect
+def _speak_json(instance: Any, **_: Any) -> None:
+    """What Celery writes past logging: the banner goes, its words at a stop become lines as all others."""
+    if settings().log_form == "json":
+        import celery.apps.worker as program
+
+        instance.quiet = True
+        program.safe_say = lambda message, stream=None: write_json_line(program.__name__, message)
 
 
 @signals.worker_init.connect
@@ -60,8 +79,30 @@ def _check_settings(**_: Any) -> None:
         log.warning("setting_warning", warning=warning)
 
 
+@signals.worker_ready.connect
+def _say_ready(sender: Any, **_: Any) -> None:
+    log.info(
+        "worker_started",
+        name=sender.hostname,
+        queues=sorted(queue.name for queue in sender.task_consumer.queues),
+        concurrency=sender.pool.num_processes,
+    )
+
+
 @signals.worker_process_init.connect
 def _forget_parent(**_: Any) -> None:
+    clear_log_context()
+
+
+# Around the task, not inside it: what Celery itself says of a task that failed has its ids too.
+@signals.task_prerun.connect
+def _bind_task(task_id: str, **_: Any) -> None:
+    clear_log_context()
+    structlog.contextvars.bind_contextvars(task=task_id)
+
+
+@signals.task_postrun.connect
+def _forget_task(**_: Any) -> None:
     clear_log_context()
 
 

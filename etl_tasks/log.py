@@ -6,11 +6,16 @@ come through the same handler: as ``event`` they have the logger's name in JSON,
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -48,10 +53,12 @@ def configure_logging(
     form: LogForm = "console",
     stream: TextIO | None = None,
     *,
+    process: str | None = None,
     force_colors: bool | None = None,
 ) -> None:
     """Send all logging of the process, structlog's and the standard library's, to ``stream`` (stderr).
 
+    With ``process`` every line has it, unless the work at hand has bound a lane of its own, and ``worker``.
     ``level`` is for our own lines; libraries log from INFO up at the lowest. May be called again. Raises UsageError for
     a level or form that does not exist. For Celery, call it from the ``setup_logging`` signal: it then sets up none.
     """
@@ -64,7 +71,7 @@ def configure_logging(
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_shared(), structlog.stdlib.ExtraAdder(), _name_foreign(form)],
+            foreign_pre_chain=[*_shared(process), structlog.stdlib.ExtraAdder(), _name_foreign(form)],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_last(form, colors)],
         )
     )
@@ -86,7 +93,7 @@ def configure_logging(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_shared(),
+            *_shared(process),
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -143,14 +150,53 @@ def _scrubbed(key: str, value: Any) -> Any:
     return mask_secrets(str(value))
 
 
-def _shared() -> list[Processor]:
+def this_worker() -> str:
+    """This process as the journal and the lines of the log name it: ``host:pid``; asked anew after a fork."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def write_json_line(logger: str, message: str) -> None:
+    """Write a library's text as a line of the JSON form to stderr, in one system call, as a signal handler must."""
+    line = {
+        "event": logger,
+        "message": mask_secrets(message),
+        "level": "info",
+        "logger": logger,
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "worker": this_worker(),
+    }
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+
+
+def log_dying_threads() -> None:
+    """From now on a thread that ends by an exception is a line of the log, not a text on stderr."""
+    threading.excepthook = _log_dying_thread
+
+
+def _log_dying_thread(died: threading.ExceptHookArgs) -> None:
+    get_logger(__name__).critical(
+        "thread_died", thread=died.thread.name if died.thread else "", exc_info=died.exc_value or died.exc_type
+    )
+
+
+def _shared(process: str | None) -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
+        *([_add_origin(process)] if process else []),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+
+
+def _add_origin(process: str) -> Processor:
+    def add_origin(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
+        event_dict.setdefault("process", process)
+        event_dict.setdefault("worker", this_worker())
+        return event_dict
+
+    return add_origin
 
 
 def _last(form: LogForm, colors: bool) -> list[Processor]:

@@ -14,7 +14,6 @@ from celery.exceptions import SoftTimeLimitExceeded
 from etl_tasks.celery import app, settings, wiring
 from etl_tasks.core.business_time import parse_interval
 from etl_tasks.errors import EtlError, UsageError
-from etl_tasks.log import clear_log_context
 from etl_tasks.pipeline.extract import extract_load_slice as extract_step
 from etl_tasks.pipeline.finalize import finalize_run as finalize_step
 from etl_tasks.pipeline.plan import PlanRequest
@@ -31,10 +30,9 @@ _LAST_PARTITION = 99991231
 @contextmanager
 def _task_log(task: Task, **ids: Any) -> Iterator[None]:
     """The task's ids on every line; what went wrong is logged, not raised: journal and sweeper go on from here."""
-    clear_log_context()
     # Arguments are anybody's who reaches Redis: a megabyte of them is not to be on every line.
     shown = {name: value if isinstance(value, int) else reprlib.repr(value) for name, value in ids.items()}
-    structlog.contextvars.bind_contextvars(task=task.request.id, **shown)
+    structlog.contextvars.bind_contextvars(**shown)
     try:
         yield
     except EtlError as error:
@@ -44,8 +42,6 @@ def _task_log(task: Task, **ids: Any) -> Iterator[None]:
         log.warning(
             "task_gave_up", name=task.name, error_kind="SoftTimeLimitExceeded", error="the soft time limit passed"
         )
-    finally:
-        clear_log_context()
 
 
 def _checked_id(value: Any, name: str, most: int = 2**63 - 1) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,6 +29,7 @@ from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.slicing import SlicePlan
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError
+from etl_tasks.log import this_worker
 from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
@@ -61,7 +61,7 @@ class Wiring:
     @cached_property
     def worker(self) -> str:
         """This process, as the journal names it."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+        return this_worker()
 
     @cached_property
     def clean_table(self) -> str:

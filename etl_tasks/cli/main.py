@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from etl_tasks.cli.config import config_command
+from etl_tasks.cli.log_options import log_options, set_up_logging
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
 from etl_tasks.cli.reconcile import reconcile_command
@@ -17,7 +18,6 @@ from etl_tasks.cli.run import run_command
 from etl_tasks.cli.status import status_command
 from etl_tasks.config import mask_secrets
 from etl_tasks.errors import EtlError, UsageError
-from etl_tasks.log import configure_logging
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -28,7 +28,6 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Look": (status_command, reconcile_command),
     "Set up": (migrate_command, config_command),
 }
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class SectionedGroup(click.Group):
@@ -50,23 +49,13 @@ class SectionedGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment and .env: see `config`. Workers: celery -A etl_tasks worker",
 )
-@click.option(
-    "--log",
-    "level",
-    metavar="LEVEL",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="WARNING",
-    show_default=True,
-    help=f"What is logged, on stderr: {', '.join(LEVELS)}.",
-)
-@click.option(
-    "--log-form", type=click.Choice(("console", "json")), default="console", show_default=True, help="How it is logged."
-)
-def cli(level: str, log_form: str) -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Rows from Apache Phoenix (HBase) into ClickHouse: plan, run, look, set up."""
-    configure_logging(level, "json" if log_form == "json" else "console")
+    set_up_logging(context)
 
 
+log_options(cli)
 # Its first sentence is longer than a line of the list.
 config_command.short_help = "Print every setting in force and where it comes from."
 
@@ -74,7 +63,7 @@ for _commands in SECTIONS.values():
     for _command in _commands:
         # Inherited from the group too, but click keeps what it found at a command's first use, which may be without it.
         _command.context_settings.setdefault("help_option_names", ["-h", "--help"])
-        cli.add_command(_command)
+        cli.add_command(log_options(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

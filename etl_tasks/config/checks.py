@@ -127,6 +127,11 @@ def timezone(text: str) -> str:
     return text
 
 
+def upper(value: object) -> object:
+    """A word in capitals, whichever way it was written."""
+    return value.upper() if isinstance(value, str) else value
+
+
 def existing_file(text: str) -> str:
     """A readable file, or nothing."""
     if text and not (os.path.isfile(text) and os.access(text, os.R_OK)):

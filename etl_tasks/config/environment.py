@@ -17,9 +17,11 @@ ENV_FILE_VARIABLE = "ETL_ENV_FILE"
 DEFAULT_ENV_FILE = ".env"
 
 # Names of the old system that still work. CH_TABLE is from before RAW and CLEAN were told apart, when there was one
-# table, the one that people query; that is CLEAN now (its name is still the one without a suffix).
+# table, the one that people query; that is CLEAN now (its name is still the one without a suffix). ETL_LOG_FORM is from
+# before the form of the log was a setting like all others.
 OLD_NAMES: Mapping[str, str] = {
     "CH_TABLE": "CH_CLEAN_TABLE",
+    "ETL_LOG_FORM": "LOG_FORM",
     "HBASE_MAIN_COLUMNS": "MAIN_COLUMNS",
     "PHOENIX_TCP_PROBE_TIMEOUT_MS": "PHX_TCP_PROBE_TIMEOUT_MS",
 }
@@ -28,7 +30,7 @@ OLD_NAMES: Mapping[str, str] = {
 _OUR_PREFIXES = (
     "PHX_", "PHOENIX_", "PQS_", "CH_", "HBASE_", "PUBLISH_", "SANITIZE_", "OVERLOAD_", "JOURNAL_", "PG_",
     "REDIS_", "STEP_", "LEASE_", "MAIN_", "MAX_", "SLICE_", "RESEND_", "SWEEP_", "PARTITIONS_", "TASK_",
-    "BUSINESS_", "SOURCE_", "PROCESS_", "VISIBILITY_", "ALWAYS_",
+    "BUSINESS_", "SOURCE_", "PROCESS_", "VISIBILITY_", "ALWAYS_", "LOG_",
 )  # fmt: skip
 _CLOSE = 0.8
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -53,6 +53,7 @@ _ch = partial(_setting, group="ClickHouse: the target")
 _publish = partial(_setting, group="Publishing")
 _redis = partial(_setting, group="Redis and Celery")
 _run = partial(_setting, group="Runs, leases and limits")
+_log = partial(_setting, group="Logs")
 
 
 class Settings(BaseSettings):
@@ -218,6 +219,12 @@ class Settings(BaseSettings):
     sanitize_hard_ttl_min: int = _run(0, "A run that runs so long ends in error; 0 is off.", unit="min", ge=0)
     task_soft_time_limit_min: int = _run(55, "A task is asked to stop after this.", unit="min", ge=1)
     task_time_limit_min: int = _run(60, "A task is killed after this.", unit="min", ge=1)
+
+    # -- Logs ------------------------------------------------------------------------------------------------------
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(checks.upper)] = (
+        _log("INFO", "What workers and beat log, where --loglevel does not say; commands have --log.")
+    )
+    log_form: Literal["console", "json"] = _log("console", "How it is logged: for people, or a JSON object a line.")
 
     _warnings: list[str] = PrivateAttr(default_factory=list)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

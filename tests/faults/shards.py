@@ -14,7 +14,7 @@ from clickhouse_driver import Client
 from devstack.deployment import Deployment
 from tests.faults.world import SINCE, World
 
-JSON_LOG = {"ETL_LOG_FORM": "json"}
+JSON_LOG = {"LOG_FORM": "json"}
 """For a module's ``SETTINGS``: the events of the workers can be read back."""
 SLOW_INSERT = {
     # With more than one part in a partition an INSERT waits before it writes: ClickHouse's own brake.

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.faults.world import World
 
-SETTINGS = {"ETL_LOG_FORM": "json"}
+SETTINGS = {"LOG_FORM": "json"}
 """What a module's deployment needs for this."""
 
 
