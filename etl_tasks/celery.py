@@ -76,7 +76,7 @@ def _speak_json(instance: Any, **_: Any) -> None:
 def _check_settings(**_: Any) -> None:
     stop.clear()
     for warning in settings().warnings:
-        log.warning("setting_warning", warning=warning)
+        log.warning("setting_doubted", warning=warning)
 
 
 @signals.worker_ready.connect

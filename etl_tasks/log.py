@@ -58,7 +58,7 @@ def configure_logging(
 ) -> None:
     """Send all logging of the process, structlog's and the standard library's, to ``stream`` (stderr).
 
-    With ``process`` every line has it, unless the work at hand has bound a lane of its own, and ``worker``.
+    With ``process`` every line has ``worker``, and this process where it is about no run, whose lane may be another.
     ``level`` is for our own lines; libraries log from INFO up at the lowest. May be called again. Raises UsageError for
     a level or form that does not exist. For Celery, call it from the ``setup_logging`` signal: it then sets up none.
     """
@@ -192,7 +192,9 @@ def _shared(process: str | None) -> list[Processor]:
 
 def _add_origin(process: str) -> Processor:
     def add_origin(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
-        event_dict.setdefault("process", process)
+        if "run" not in event_dict:
+            # A run may be of another lane; who logs it says which.
+            event_dict.setdefault("process", process)
         event_dict.setdefault("worker", this_worker())
         return event_dict
 

@@ -89,10 +89,10 @@ def _sweep(context: SweepContext) -> None:
     try:
         sweep(context)
     except EtlError as error:
-        log.warning("sweep_failed", error=str(error), seconds=round(time.monotonic() - started, 1))
+        log.warning("sweep_failed", error=str(error), duration_s=round(time.monotonic() - started, 1))
     except Exception:
         # The sweeper is what everything else relies on: it says what went wrong, and goes on.
-        log.exception("sweep_fault")
+        log.exception("sweep_crashed")
 
 
 def _queues_of(worker: Any) -> Sequence[str]:

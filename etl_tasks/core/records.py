@@ -73,7 +73,8 @@ class SliceResult:
 class Transition:
     """What a committed transition made due: who is to be told. Losing it costs only time (the sweeper tells again).
 
-    ``manual`` is the lane of the run: it chooses the queue of what is sent.
+    ``manual`` is the lane of the run: it chooses the queue of what is sent; ``process_name`` names it. ``given_up`` is
+    the slice that became an error because its attempts are spent and nobody works on it any more.
     """
 
     run_id: int
@@ -84,6 +85,8 @@ class Transition:
     finalize_due: bool = False
     children: Sequence[int] = ()
     open_slices: int = 0
+    process_name: str | None = None
+    given_up: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,5 +50,5 @@ class DeafnessWatch:
         try:
             return self.waiting(queues)
         except Unreachable as error:
-            log.debug("deafness_unknown", error=str(error))
+            log.debug("deafness_not_known", error=str(error))
             return None

@@ -29,7 +29,7 @@ from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.settle import forget_frames, settle
 from etl_tasks.pipeline.stopping import InterruptedByStop, WorkerStopping
-from etl_tasks.pipeline.tell import tell
+from etl_tasks.pipeline.tell import log_given_up, tell
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -76,10 +76,12 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
     )
     if claim is None:
         spent = context.journal.slices.fail_spent(context.rules.clean_table, context.rules.max_attempts, slice_id)
+        log_given_up(spent)
         tell(context.journal, context.dispatcher, spent)
-        log.info("slice_dropped", slice=slice_id, spent=bool(spent))
+        log.info("slice_dropped", slice=slice_id)
         return "dropped"
     structlog.contextvars.bind_contextvars(
+        process=claim.process_name,
         run=claim.run_id,
         slice=claim.slice_id,
         attempt=claim.attempt,
@@ -157,7 +159,7 @@ class _Attempt:
                 return self._finish(result)
             if not isinstance(error, EtlError):
                 # A fault of ours or of a library: the journal gets one line, the log the whole trace.
-                log.error("slice_fault", error=f"{type(error).__name__}: {error}", exc_info=error)
+                log.error("slice_crashed", error_kind=type(error).__name__, error=str(error), exc_info=error)
             forget_frames(error)
             if not isinstance(error, Overloaded):
                 # An overloaded source is not asked for its catalog on top of it; after anything else all is made anew.
@@ -220,7 +222,7 @@ class _Attempt:
             return self._give_back(error, decision.reason, delay_s=decision.delay_s, refund=True)
         if isinstance(error, TerminalError) or claim.spent >= context.rules.max_attempts:
             transition = self._settle(lambda: slices.fail(claim, error, decision.reason))
-            log.error("slice_error", error_kind=type(error).__name__, reason=decision.reason)
+            log.error("slice_ended_in_error", error_kind=type(error).__name__, error=str(error), reason=decision.reason)
             self._tell(transition)
             return "error"
         delay_s = min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S)
@@ -231,11 +233,14 @@ class _Attempt:
         return "planned"
 
     def _give_back_to_others(self, error: WorkerStopping) -> str:
+        claim = self._claim
         log.info("slice_given_back", reason=str(error))
         self._context.drop_loader()
         self._give_back(error, str(error), delay_s=0.0, refund=True)
         # The other workers need not wait for a sweep.
-        self._tell(Transition(self._claim.run_id, self._claim.partition, children=(self._claim.slice_id,)))
+        self._tell(
+            Transition(claim.run_id, claim.partition, children=(claim.slice_id,), process_name=claim.process_name)
+        )
         return "planned"
 
     def _note_overload(self, error: Overloaded) -> None:

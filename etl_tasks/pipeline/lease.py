@@ -78,6 +78,10 @@ class Lease:
                     # The journal may be back before the lease runs out; checkpoint() stops the work if it is not.
                     log.warning("lease_renewal_failed", what=self._what, error=str(error))
                     continue
+                except Exception:
+                    # A fault of ours: nobody renews any more, so checkpoint() stops the work before its next write.
+                    log.exception("lease_crashed", what=self._what)
+                    return
                 if not still_ours:
                     self._lost.set()
                     log.warning("lease_lost", what=self._what)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -74,6 +75,7 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
     journal = context.journal
     journal.ensure_once()
     process_name = process_for(context.process_name, request.manual)
+    structlog.contextvars.bind_contextvars(process=process_name)
     if request.task_id is not None:
         before = journal.runs.planned_by(request.task_id)
         if before is not None:
@@ -115,6 +117,7 @@ def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
     """Check the services, write the run in one transaction and send what is due; refused plans are runs in error."""
     journal, plan = context.journal, planning.plan
     process_name = process_for(context.process_name, planning.manual)
+    structlog.contextvars.bind_contextvars(process=process_name)
     notices = [*planning.notices, *plan.notices]
     try:
         notices += context.check_services(plan, planning.now)
@@ -122,7 +125,7 @@ def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
         # Away or overloaded: the slices find out, and wait for it for SOURCE_PATIENCE_S without spending attempts.
         notices.append(f"planned without a check of the services: {error}")
     except TerminalError as error:
-        log.error("plan_refused", process=process_name, error=str(error))
+        log.error("plan_refused", error=str(error))
         return journal.runs.refuse(
             process_name,
             context.clean_table,
@@ -147,7 +150,8 @@ def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
         ),
         context.partitions_in_flight,
     )
-    _log_plan(planned, plan, notices, context.rules, process_name)
+    structlog.contextvars.bind_contextvars(run=planned.run_id)
+    _log_plan(planned, planning, notices, context.rules)
     if planned.status == RunStatus.PLANNED:
         reach(Failpoint.PLAN_COMMITTED, run=planned.run_id)
         _dispatch(context, planned.run_id, planning.manual)
@@ -177,7 +181,7 @@ def _interval(
         if until > watermark:
             return watermark, until, now
         reason = f"nothing to read yet: the watermark {watermark:%Y-%m-%dT%H:%M:%SZ} is not before now less the lag"
-    log.info("plan_skipped", process=process_name, reason=reason)
+    log.info("plan_skipped", reason=reason)
     return journal.runs.refuse(process_name, context.clean_table, request.manual, reason, task_id=request.task_id)
 
 
@@ -214,29 +218,38 @@ def _details(plan: SlicePlan, notices: list[str]) -> dict[str, Any]:
     }
 
 
-def _log_plan(planned: PlannedRun, plan: SlicePlan, notices: list[str], rules: SlicingRules, process_name: str) -> None:
+def _log_plan(planned: PlannedRun, planning: Planning, notices: list[str], rules: SlicingRules) -> None:
+    """One line with the time zone's context and the slicing as it came out, and one for each notice."""
+    plan, zone = planning.plan, ZoneInfo(rules.business_tz or "UTC")
     log.info(
         "run_planned" if planned.status == RunStatus.PLANNED else "run_not_planned",
-        run=planned.run_id,
-        process=process_name,
         status=planned.status,
         reason=planned.reason,
-        since=plan.since.astimezone(UTC).isoformat(),
-        until=plan.until.astimezone(UTC).isoformat(),
-        source_windows=[str(window) for window in plan.source_windows[:10]],
-        slices=len(plan.slices),
-        first_slices=[str(planned.window) for planned in plan.slices[:3]],
-        partitions=list(plan.partitions),
-        steps=plan.steps,
-        business_tz=rules.business_tz or "UTC",
-        shift_min=rules.shift_min,
+        resumes=planning.details.get("resumes"),
+        since=plan.since.isoformat(),
+        until=plan.until.isoformat(),
+        asked_until=planning.asked_until.isoformat(),
+        business_tz=str(zone),
+        since_local=plan.since.astimezone(zone).isoformat(),
+        until_local=plan.until.astimezone(zone).isoformat(),
+        shift_min=planning.shift_min,
         overlap_min=rules.overlap_min,
+        overlap_only_first=rules.overlap_only_first,
         lag_min=rules.lag_min,
         step_min=rules.step_min,
         initial_slice_min=rules.initial_slice_min,
+        grid="utc",
+        steps=plan.steps,
+        windows=len(plan.source_windows),
+        first_window=str(plan.source_windows[0]) if plan.source_windows else None,
+        last_window=str(plan.source_windows[-1]) if plan.source_windows else None,
+        slices=len(plan.slices),
+        first_slice=str(plan.slices[0].window) if plan.slices else None,
+        last_slice=str(plan.slices[-1].window) if plan.slices else None,
+        partitions=list(plan.partitions),
     )
     for notice in notices:
-        log.warning("plan_notice", run=planned.run_id, notice=notice)
+        log.warning("run_noted", notice=notice)
 
 
 def _dispatch(context: PlanContext, run_id: int, manual: bool) -> None:

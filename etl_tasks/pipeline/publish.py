@@ -78,7 +78,7 @@ def dedup_publish(partition: int, context: PublishContext) -> str:
 def _under_lock(partition: int, context: PublishContext) -> str:
     with context.journal.publish_lock(context.clean_table) as lock:
         if not lock.acquired:
-            log.info("publish_busy", partition=partition)
+            log.info("publish_postponed", partition=partition)
             return "busy"
         claimed_at = time.monotonic()
         claim = context.journal.publishes.claim(
@@ -92,7 +92,13 @@ def _under_lock(partition: int, context: PublishContext) -> str:
         if claim is None:
             log.info("publish_dropped", partition=partition)
             return "dropped"
-        structlog.contextvars.bind_contextvars(partition=partition, token=claim.token, attempt=claim.attempt)
+        structlog.contextvars.bind_contextvars(
+            process=dedup_process(context.process_name),
+            run=claim.publish_run_id,
+            partition=partition,
+            attempt=claim.attempt,
+            token=claim.token,
+        )
         reach(Failpoint.PUBLISH_CLAIMED, partition=partition, token=claim.token)
         log.info("publish_claimed", windows=len(claim.windows), target_gen=claim.target_gen, rebuild=claim.rebuild)
         lease = Lease(
@@ -142,7 +148,7 @@ class _Guard:
 
     def on_stage(self, metric: StageMetric) -> None:
         with self._one_at_a_time:
-            log.info("publish_stage", stage=metric.stage, part=metric.part, ms=metric.ms)
+            log.info("publish_stage_ended", stage=metric.stage, part=metric.part, ms=metric.ms)
             try:
                 self._context.journal.publishes.record_stage(self._claim, metric)
             except TransientError as error:
@@ -186,7 +192,7 @@ def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: Publ
         context.soft_limit,
     )
     reach(Failpoint.PUBLISH_FINISHED, partition=claim.partition, token=claim.token)
-    log.info("published", rows=details["rows"])
+    log.info("published", rows=details["rows"], duration_ms=duration_ms)
     tell(context.journal, context.dispatcher, transitions)
     return "published"
 
@@ -232,7 +238,7 @@ def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context:
     else:
         log.warning("publish_failed", error_kind=type(error).__name__, error=str(error))
     if not isinstance(error, EtlError):
-        log.error("publish_fault", exc_info=error)
+        log.error("publish_crashed", error_kind=type(error).__name__, error=str(error), exc_info=error)
     forget_frames(error)
     delay_s = min(_RETRY_DELAY_S * 2 ** (claim.spent - 1), _RETRY_DELAY_CAP_S)
     refund = isinstance(error, Unreachable | WorkerStopping)
@@ -241,7 +247,7 @@ def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context:
     elif isinstance(error, Unreachable):
         delay_s = _RETRY_DELAY_S
     elif _is_final(error, claim.spent, context.max_attempts):
-        log.error("publish_error", error_kind=type(error).__name__, error=str(error))
+        log.error("publish_ended_in_error", error_kind=type(error).__name__, error=str(error))
         failed = settle(lambda: publishes.fail(claim, error), lease, context.soft_limit)
         tell(context.journal, context.dispatcher, failed)
         return "error"
@@ -263,4 +269,4 @@ def _offer_next(context: PublishContext) -> None:
             context.dispatcher.send_publish(partition)
             sweeps.mark_publish_sent(clean_table, partition)
         except Unreachable as error:
-            log.warning("dispatch_failed", partition=partition, error=str(error))
+            log.warning("dispatch_failed", partition=partition, error=str(error), next="the sweeper sends what is due")

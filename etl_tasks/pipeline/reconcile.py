@@ -180,5 +180,5 @@ def _gently(window: Window, context: ReconcileContext, ask: Callable[[Window], T
             return
         if tried == _TRIES:
             raise failure
-        log.warning("reconcile_again", window=str(window), error=str(failure))
+        log.warning("reconcile_repeated", window=str(window), error=str(failure))
         context.pause(2.0**tried)

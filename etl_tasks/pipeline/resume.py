@@ -64,4 +64,6 @@ def _send_publishes(dispatcher: Dispatcher, partitions: Sequence[int]) -> None:
         for partition in partitions:
             dispatcher.send_publish(partition)
     except TransientError as error:
-        log.warning("dispatch_failed", error=str(error), next="the sweeper sends what is due")
+        log.warning(
+            "dispatch_failed", partitions=list(partitions), error=str(error), next="the sweeper sends what is due"
+        )

@@ -29,7 +29,7 @@ def settle(transition: Callable[[], T], lease: Lease, soft_limit: type[BaseExcep
             return transition()
         except soft_limit:
             # Raised once a task, wherever it happens to be; what is at its end is ended.
-            log.warning("soft_limit_at_end", next="the transition is run once more")
+            log.warning("soft_limit_ignored", next="the transition is run once more")
         except TransientError as error:
             log.warning("transition_failed", error_kind=type(error).__name__, error=str(error), next="again")
             lease.sleep(_AGAIN_AFTER_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import mmap
 import struct
 import threading
@@ -70,7 +71,9 @@ class InterruptedByStop:
         self._abandon = abandon
         self._ended = threading.Event()
         self._one_at_a_time = threading.Lock()
-        self._thread = threading.Thread(target=self._look_until_ended, name="stop", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._look_until_ended,), name="stop", daemon=True
+        )
 
     def __enter__(self) -> InterruptedByStop:
         self._thread.start()

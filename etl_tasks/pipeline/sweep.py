@@ -11,7 +11,7 @@ from etl_tasks.core.records import DueSlice, SanitizeRules, Transition
 from etl_tasks.errors import Unreachable
 from etl_tasks.pipeline.finalize import finalize_run
 from etl_tasks.pipeline.ports import Dispatcher, Journal
-from etl_tasks.pipeline.tell import tell
+from etl_tasks.pipeline.tell import log_given_up, tell
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +94,7 @@ def _lock_is_stuck(context: SweepContext) -> bool:
     # Several workers refuse each other now and then, by chance; not at every look for minutes.
     if now - context.refused_since < max(context.lock_patience_s, 6 * context.rules.every_s):
         return False
-    log.warning("sweep_lock_stuck", refused_s=round(now - context.refused_since))
+    log.warning("sweep_lock_ignored", refused_s=round(now - context.refused_since))
     return True
 
 
@@ -103,6 +103,7 @@ def _sweep_journal(context: SweepContext, report: SweepReport) -> list[Transitio
     journal, rules = context.journal, context.rules
     journal.sweeps.heartbeat_active_runs()
     transitions = journal.slices.fail_spent(rules.clean_table, rules.slice_max_attempts)
+    log_given_up(transitions)
     report.slices_failed = len(transitions)
     transitions += journal.publishes.fail_spent(rules.clean_table, rules.publish_max_attempts)
     transitions += journal.sweeps.settle()
@@ -112,7 +113,13 @@ def _sweep_journal(context: SweepContext, report: SweepReport) -> list[Transitio
             report.runs_ended.append(run_id)
     stuck = journal.sweeps.end_runs_without_progress(rules.patience_s)
     for ended in stuck + journal.sweeps.sanitize_stale(rules.sanitize):
-        log.error("run_ended_by_sweep", run=ended.run_id, status=ended.status, reason=ended.reason)
+        log.error(
+            "run_ended_by_sweep",
+            run=ended.run_id,
+            process=ended.process_name,
+            status=ended.status,
+            reason=ended.reason,
+        )
         report.runs_ended.append(ended.run_id)
     return transitions
 

@@ -13,6 +13,19 @@ from etl_tasks.pipeline.ports import Dispatcher, Journal
 log = structlog.get_logger(__name__)
 
 
+def log_given_up(transitions: Iterable[Transition]) -> None:
+    """Say which slices became errors though nobody's attempt ended so: a killed child says nothing."""
+    for transition in transitions:
+        log.error(
+            "slice_given_up",
+            process=transition.process_name,
+            run=transition.run_id,
+            slice=transition.given_up,
+            partition=transition.partition,
+            reason="its attempts are spent and nobody works on it any more; its last_error has their last words",
+        )
+
+
 def dispatch_run(journal: Journal, dispatcher: Dispatcher, run_id: int, manual: bool) -> int:
     """Send every released slice of the run that nobody has sent, one chord a partition; the number sent.
 
@@ -40,7 +53,14 @@ def tell(
         try:
             _tell_one(journal, dispatcher, transition, transition.manual if manual is None else manual)
         except TransientError as error:
-            log.warning("dispatch_failed", run=transition.run_id, partition=transition.partition, error=str(error))
+            log.warning(
+                "dispatch_failed",
+                run=transition.run_id,
+                process=transition.process_name,
+                partition=transition.partition,
+                error=str(error),
+                next="the sweeper sends what is due",
+            )
             if isinstance(error, Unreachable):
                 return
 

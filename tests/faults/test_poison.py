@@ -76,7 +76,7 @@ def test_a_misfit_fails_its_slice_and_is_named(world: World, misfit: Row) -> Non
     assert (run.status, run.details["incomplete_partitions"]) == ("error", [PARTITION])
     world.deployment.assert_exact(SINCE, failed.window_from)
     world.deployment.assert_exact(failed.window_to, UNTIL)
-    (told,) = events(world, "slice_error")
+    (told,) = events(world, "slice_ended_in_error")
     assert (told["slice"], told["error_kind"]) == (failed.id, "RowRejected")
 
 

@@ -92,8 +92,8 @@ def test_sessions_are_ended_at_random_while_forty_slices_are_loaded(world: World
 
     assert len(world.deployment.slices(run_id)) == 40
     assert world.publish_row().published_gen == world.publish_row().loaded_gen
-    assert "slice_fault" not in log(world)
-    assert "sweep_fault" not in log(world)
+    assert "slice_crashed" not in log(world)
+    assert "sweep_crashed" not in log(world)
 
 
 # -- the server restarted ---------------------------------------------------------------------------------------------

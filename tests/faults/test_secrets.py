@@ -262,7 +262,8 @@ def live(night: Night, stack: Stack, refusing_url: str) -> None:
     deployment.until(lambda: "Redis refused us" in night.log("worker_REDIS_URL"), "Redis refuses", 90)
     deployment.until(lambda: "refused us" in night.log("worker_PG_DSN"), "PostgreSQL refuses", 90)
     for name in ("CH_PASSWORD", "PQS_URL"):
-        deployment.until(partial(night.spoke, f"worker_{name}", "slice_error", "slice_given_back"), f"{name} fails", 90)
+        failed = partial(night.spoke, f"worker_{name}", "slice_ended_in_error", "slice_given_back")
+        deployment.until(failed, f"{name} fails", 90)
     for process in night.processes[-len(queues) :]:
         process.terminate()
     deployment.journal(end_all)

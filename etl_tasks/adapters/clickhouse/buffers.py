@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from dataclasses import dataclass
+
+import structlog
 
 from etl_tasks.adapters.clickhouse import publish_sql
 from etl_tasks.adapters.clickhouse.client import Connection, listed
@@ -13,7 +14,7 @@ from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
 from etl_tasks.errors import NewerPublish, ResourceExhausted
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ def drop_older(connection: Connection, fence: Fence, drain_timeout_s: float) -> 
                 f"a newer publish of {fence.clean} (token {token}, ours is {fence.token}) works on {connection.host}",
                 token,
             )
-        log.info("dropping the buffer %s of an older publish on %s", name, connection.host)
         buffer = TableName(fence.template.database, name)
         connection.execute(
             publish_sql.DROP_BUFFER.format(buffer=buffer.sql), tag=fence.tag, settings={"max_table_size_to_drop": 0}
         )
+        log.info("older_buffer_dropped", buffer=name, host=str(connection.host))
     end_statements(connection, fence, drain_timeout_s, below=fence.token)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import structlog
 from clickhouse_driver import Client
 
 from etl_tasks.adapters.clickhouse import catalog_sql
@@ -14,7 +14,7 @@ from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import AnswerTimedOut, ErrorCode, StatementFailed, clickhouse_errors
 from etl_tasks.errors import ConfigError, TerminalError, TransientError, Unreachable
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Row = tuple[Any, ...]
 Setting = int | str
@@ -205,7 +205,13 @@ class Failover:
                 except Unreachable as error:
                     self.drop(host)
                     said[str(host)] = str(error)
-                    log.warning("%s (try %d of %d there)", error, attempt, tries)
+                    log.warning(
+                        "clickhouse_host_failed",
+                        host=str(host),
+                        attempt_there=attempt,
+                        most_there=tries,
+                        error=str(error),
+                    )
                     if isinstance(error, AnswerTimedOut):
                         if self._answers(host):
                             raise  # it is a host behind this one that hangs, and would hang for the others too

@@ -6,11 +6,12 @@ thread only. Nothing touches CLEAN before every shard's buffer has been checked 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+import structlog
 
 from etl_tasks.adapters.clickhouse import publish_sql, reading
 from etl_tasks.adapters.clickhouse.buffers import Fence, drop_older, end_statements
@@ -36,7 +37,7 @@ from etl_tasks.errors import (
 )
 from etl_tasks.failpoints import Failpoint, reach
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 SIGNS_OF_A_NEWER_PUBLISH = (ErrorCode.UNKNOWN_TABLE, ErrorCode.TABLE_IS_DROPPED, ErrorCode.QUERY_WAS_CANCELLED)
 
@@ -113,9 +114,7 @@ class PartitionPublish:
         ]
         for loaded, rows in zip(self._request.windows, totals, strict=True):
             if rows < loaded.distinct_rows:
-                log.warning(
-                    "window %s has %d keys of the %d that were loaded", loaded.window, rows, loaded.distinct_rows
-                )
+                log.warning("window_fell_short", window=str(loaded.window), keys=rows, keys_loaded=loaded.distinct_rows)
         return short
 
     def _replace(self, stages: Stages[ShardWork]) -> None:
@@ -174,7 +173,7 @@ class PartitionPublish:
                     raise Unreachable(
                         f"an earlier publish worked on {host}, which must be asked before the next one: {error}"
                     ) from error
-                log.warning("%s: no publish is known to have worked there", error)
+                log.warning("replica_not_asked", host=str(host), error=str(error))
             finally:
                 if other is not None:
                     other.close()
@@ -234,7 +233,7 @@ class PartitionPublish:
             except ResourceExhausted as error:
                 if code_of(error) != ErrorCode.CANNOT_ASSIGN_OPTIMIZE or attempt == OPTIMIZE_TRIES:
                     raise
-                log.info("%s: once more", error)
+                log.info("optimize_repeated", host=str(work.connection.host), error=str(error))
             parts, _ = self._parts(work)
             if parts == 1:
                 return
@@ -267,7 +266,7 @@ class PartitionPublish:
             raise CountMismatch(
                 f"CLEAN has {keys} keys of {where} and the buffer only {work.rows_after}: CLEAN was left as it was"
             )
-        log.warning("CLEAN had %d rows of %d keys of %s: the repeats go", work.rows_before, keys, where)
+        log.warning("clean_repeats_removed", host=str(work.connection.host), rows_before=work.rows_before, keys=keys)
 
     def _replace_partition(self, work: ShardWork) -> None:
         try:
@@ -275,7 +274,7 @@ class PartitionPublish:
         except TransientError as error:
             if code_of(error) != ErrorCode.UNFINISHED:
                 raise
-            log.warning("%s: the replica has applied it, others will", error)
+            log.warning("replace_applied_on_one_replica", host=str(work.connection.host), error=str(error))
         rows = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
         if rows != work.rows_after:
             raise TransientError(
@@ -297,7 +296,7 @@ class PartitionPublish:
         try:
             self._drop_buffer(work)
         except EtlError as error:
-            log.warning("%s: the buffer %s stays until the next publish", error, self._fence.buffer)
+            log.warning("buffer_left", buffer=str(self._fence.buffer), error=str(error))
 
     # --- what the steps are made of
 
@@ -391,7 +390,7 @@ class PartitionPublish:
                 drop = publish_sql.DROP_BUFFER.format(buffer=self._fence.buffer.sql)
                 other.execute(drop, tag="etl-drain", settings={"max_table_size_to_drop": 0})
             except EtlError as error:
-                log.warning("%s: what is left of this publish is for the next one to clear", error)
+                log.warning("publish_not_cleared", host=str(work.connection.host), error=str(error))
             finally:
                 if other is not None:
                     other.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -45,7 +46,8 @@ class Stages(Generic[Work]):
         checkpoint: Callable[[], None] | None = None,
     ) -> None:
         """``step`` on each of ``works``; ``checkpoint`` is called meanwhile and after. Raises the weightiest error."""
-        running = {self._pool.submit(_timed, step, work): work for work in works}
+        # With our log context, which a thread does not take over by itself: a copy each, they run side by side.
+        running = {self._pool.submit(contextvars.copy_context().run, _timed, step, work): work for work in works}
         self._wait(running, checkpoint)
         futures = list(running)
         failures = [error for future in futures if (error := future.exception()) is not None]

@@ -5,10 +5,11 @@ One shard with four replicas, four shards and one plain node come out as the sam
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.client import Connection, Failover, Row, listed, probe
@@ -16,7 +17,7 @@ from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table
 from etl_tasks.errors import EtlError, SchemaError, Unreachable
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 TAG = "etl-catalog"
 
 
@@ -225,7 +226,7 @@ def place_hosts(
 def _seat(host: Host, connection: Connection | Unreachable, cluster: str) -> tuple[int, int] | None:
     """Which shard and replica ``host`` says it is; None when it does not say."""
     if isinstance(connection, Unreachable):
-        log.warning("%s: its place in the cluster %s is taken from its address", connection, cluster)
+        log.warning("cluster_place_assumed", host=str(host), cluster=cluster, error=str(connection))
         return None
     rows = cluster_seats(connection, cluster)
     seats = [(int(shard), int(replica)) for shard, replica, _, _, is_local in rows if is_local]

@@ -322,7 +322,14 @@ class PublishJournal:
         for run in runs:
             released, finalize = settle_partition(transaction, int(run.id), partition)
             transitions.append(
-                Transition(int(run.id), partition, run.manual, released_partitions=released, finalize_due=finalize)
+                Transition(
+                    int(run.id),
+                    partition,
+                    run.manual,
+                    released_partitions=released,
+                    finalize_due=finalize,
+                    process_name=run.process_name,
+                )
             )
         return transitions
 

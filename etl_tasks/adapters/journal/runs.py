@@ -125,6 +125,12 @@ class RunJournal:
                 return None
             return end_run(transaction, run_id, run=run)
 
+    def process_of(self, run_id: int) -> str | None:
+        """The run's process; None when there is no such run."""
+        with self._database.transaction() as transaction:
+            row = transaction.one("process_of_run", run_id=run_id)
+        return None if row is None else str(row.process_name)
+
     def abort(self, run_id: int, reason: str) -> str | None:
         """End an active run as ``error``: open slices become errors, what it had loaded is owed. None: it has ended."""
         with self._database.transaction() as transaction:

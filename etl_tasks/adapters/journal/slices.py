@@ -6,6 +6,7 @@ Lock order everywhere: run, then partition, then slice, then the run's partition
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
@@ -207,7 +208,8 @@ class SliceJournal:
                     continue
                 transaction.one("lock_partition", clean_table=candidate.clean_table, partition=candidate.partition)
                 if transaction.one("fail_spent_slice", slice_id=candidate.id, max_attempts=max_attempts) is not None:
-                    transitions.append(self._close(transaction, run, candidate.partition, failed=1))
+                    closed = self._close(transaction, run, candidate.partition, failed=1)
+                    transitions.append(replace(closed, given_up=int(candidate.id)))
         return transitions
 
     @staticmethod
@@ -251,4 +253,5 @@ class SliceJournal:
             finalize_due=settled[1],
             children=tuple(children),
             open_slices=int(counts.open_slices),
+            process_name=run.process_name,
         )

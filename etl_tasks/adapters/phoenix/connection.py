@@ -6,13 +6,13 @@ HTTP, which can hang, and a cursor that failed answers the next fetch with ``[]`
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from phoenixdb.avatica.client import AvaticaClient
 from phoenixdb.avatica.proto import common_pb2, requests_pb2
 
@@ -22,7 +22,7 @@ from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse, ResultSetResponse
 from etl_tasks.errors import EtlError, StatementLost
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 FIRST_FRAME_ROWS: Final = 1
 """Rows of the first frame, when nothing is known of their width: 8 rows of 4 MB, sent twice, are 64 MB, which cost a
@@ -179,7 +179,7 @@ class QueryServerConnection:
             with phoenix_errors(f"{context}, closing the statement"):
                 self._client.close_statement(self._id, statement)
         except EtlError as error:
-            log.warning("the rows are complete, but the connection is dropped: %s", error)
+            log.warning("source_statement_not_closed", error=str(error), next="the connection is dropped")
             self.discard()
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import structlog
 
 from etl_tasks.adapters.phoenix import catalog, sql
 from etl_tasks.adapters.phoenix.connection import FramePace, QueryServerConnection
@@ -17,7 +18,7 @@ from etl_tasks.core.batch import ColumnBatch, SourceColumn
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import EtlError, Overloaded, QueryTimedOut, ShortRead, StatementLost, Unreachable
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class PhoenixSource:
@@ -129,7 +130,7 @@ class PhoenixSource:
             try:
                 connection.close()
             except EtlError as error:
-                log.info("the connection was dropped instead of closed: %s", error)
+                log.info("source_connection_dropped", error=str(error))
 
     @contextmanager
     def _own_connection(self) -> Iterator[QueryServerConnection]:
@@ -193,7 +194,7 @@ class PhoenixSource:
             if low <= min(times) and max(times) < high:  # type: ignore[type-var,operator]
                 return
         except TypeError:
-            log.debug("a time is NULL; the row is named below")
+            log.debug("source_time_missing", offset=offset, context=context)
         for row, value in enumerate(times):
             if not isinstance(value, int) or not low <= value < high:
                 raise ShortRead(

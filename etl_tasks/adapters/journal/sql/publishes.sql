@@ -108,7 +108,7 @@ WHERE id = %(publish_run_id)s AND ts_end IS NULL;
 
 -- name: lock_runs_waiting_for_partition
 -- Active runs that are not finished with the partition, locked in one order.
-SELECT r.id, r.manual FROM public.inc_processing r
+SELECT r.id, r.manual, r.process_name FROM public.inc_processing r
 WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND r.status IN ('planned', 'running')
   AND EXISTS (SELECT 1 FROM public.inc_processing_run_partitions rp
               WHERE rp.run_id = r.id AND rp.partition = %(partition)s AND rp.state <> 'done')
@@ -137,7 +137,7 @@ RETURNING p.published_gen, p.loaded_gen, p.incomplete;
 
 -- name: runs_wanting_publish
 -- Active runs that wait for more than what is published.
-SELECT r.id, r.manual FROM public.inc_processing_run_partitions rp JOIN public.inc_processing r ON r.id = rp.run_id
+SELECT r.id, r.manual, r.process_name FROM public.inc_processing_run_partitions rp JOIN public.inc_processing r ON r.id = rp.run_id
 JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
 WHERE r.clean_table = %(clean_table)s AND rp.partition = %(partition)s AND r.ts_end IS NULL AND r.publish_at_end
   AND rp.state <> 'done' AND rp.open_slices = 0 AND rp.wanted_gen > p.published_gen;

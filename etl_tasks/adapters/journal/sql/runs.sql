@@ -56,6 +56,10 @@ FOR NO KEY UPDATE;
 -- What a run asks of the cadence. Never changes, so it needs no lock, and takes none after a partition's.
 SELECT manual, publish_at_end FROM public.inc_processing WHERE id = %(run_id)s;
 
+-- name: process_of_run
+-- The process that a run belongs to; never changes.
+SELECT process_name FROM public.inc_processing WHERE id = %(run_id)s;
+
 -- name: heartbeat_run
 -- At most one write in 10 s; progress counts as life, life alone is not progress.
 UPDATE public.inc_processing SET heartbeat_at = clock_timestamp(),
