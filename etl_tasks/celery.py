@@ -42,7 +42,8 @@ def _set_up_flower() -> None:
     os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
     login = settings().flower_basic_auth.get_secret_value()
     if login:
-        os.environ.setdefault("FLOWER_BASIC_AUTH", login)
+        # Not setdefault: a variable that is there and empty would leave Flower open to everybody.
+        os.environ["FLOWER_BASIC_AUTH"] = login
 
 
 if "flower" in sys.argv[1:]:

@@ -33,7 +33,7 @@ EVENTS: Mapping[str, str] = {
     "slice_dropped": "A message for a slice that needs nobody: it is done, taken, or not due",
     "slice_shrank": "Rows went away in the source between count and read; two counts say so",
     "rows_rejected": "Rows that do not fit were left out, within MAX_REJECTED_ROWS, and kept in the journal",
-    "columns_asked_again": "A row did not fit the columns as they were known; they are asked again and the slice is read again",
+    "columns_asked_again": "A row did not fit the columns as they were known; both are asked for again",
     "heartbeat_failed": "The journal was away for a heartbeat; the lease decides whether that was too long",
     "publish_claimed": "A publish of the partition begins under a new token",
     "publish_stage_ended": "A stage of a publish is over on all shards; `ms` is the slowest shard's time",

@@ -22,4 +22,4 @@ def load_settings(env: Mapping[str, str] | None = None, env_file: str | Path | N
     mend.
     """
     known = {name.upper() for name in Settings.model_fields}
-    return Settings(_reading=read_environment(known, env, env_file))
+    return Settings(_reading=read_environment(known, env, env_file, Settings.secret_names()))

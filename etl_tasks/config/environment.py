@@ -12,6 +12,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from etl_tasks.config.faults import Fault
+from etl_tasks.config.secret_files import FILE_SUFFIX, read_secret_files
 
 ENV_FILE_VARIABLE = "ETL_ENV_FILE"
 DEFAULT_ENV_FILE = ".env"
@@ -47,9 +48,14 @@ class Reading:
 
 
 def read_environment(
-    known: Collection[str], env: Mapping[str, str] | None = None, env_file: str | Path | None = None
+    known: Collection[str],
+    env: Mapping[str, str] | None = None,
+    env_file: str | Path | None = None,
+    secret: Collection[str] = (),
 ) -> Reading:
     """Take the known names from ``env`` and from the file; the environment wins, an empty value is as good as none.
+
+    Of the names that are ``secret``, ``NAME_FILE`` may name a file that holds the value.
 
     ``env=None`` is the process environment, and then the file is ``ETL_ENV_FILE`` or ``.env`` in the working
     directory. With an ``env`` of the caller's only a file that the caller names (or ``ETL_ENV_FILE`` in it) is read.
@@ -60,11 +66,16 @@ def read_environment(
 
     values: dict[str, str] = {}
     origins: dict[str, str] = {}
-    for source, origin in ((in_file, str(path)), (environment, "environment")):
+    sources = ((in_file, str(path)), (environment, "environment"))
+    for source, origin in sources:
         for name in source:
             if name in known and source[name].strip():
                 values[name] = source[name] if name.endswith("PASSWORD") else source[name].strip()
                 origins[name] = origin
+    from_files = read_secret_files(secret, sources, origins)
+    values |= from_files.values
+    origins |= from_files.origins
+    faults += from_files.faults
     for old, new in OLD_NAMES.items():
         for source, origin in ((environment, "environment"), (in_file, str(path))):
             if not source.get(old, "").strip():
@@ -75,8 +86,9 @@ def read_environment(
                 values[new] = source[old].strip()
                 origins[new] = f"old name {old} ({origin})"
                 warnings.append(f"{old} ({origin}) is an old name; write {new} instead")
-    warnings += _slips(in_file, str(path), known, everything=True)
-    warnings += _slips(environment, "environment", known, everything=False)
+    files = {f"{name}{FILE_SUFFIX}" for name in secret}
+    warnings += _slips(in_file, str(path), known, files, everything=True)
+    warnings += _slips(environment, "environment", known, files, everything=False)
     return Reading(values, origins, tuple(warnings), tuple(faults))
 
 
@@ -122,17 +134,23 @@ def _read_file(path: Path, must_exist: bool) -> tuple[dict[str, str], list[str],
     return values, warnings, faults
 
 
-def _slips(source: Mapping[str, str], origin: str, known: Collection[str], everything: bool) -> list[str]:
+def _slips(
+    source: Mapping[str, str], origin: str, known: Collection[str], files: Collection[str], everything: bool
+) -> list[str]:
     warnings = []
     for name in sorted(source):
-        if name in known or name in OLD_NAMES or name == ENV_FILE_VARIABLE:
+        if name in known or name in files or name in OLD_NAMES or name == ENV_FILE_VARIABLE:
             continue
         if not (everything or name.upper().startswith(_OUR_PREFIXES)):
             continue
         if name.upper() in known:
             warnings.append(f"{name} ({origin}) is not read: names are written in capitals; write {name.upper()}")
             continue
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_CLOSE)
+        plain = name.removesuffix(FILE_SUFFIX)
+        if plain in known:
+            warnings.append(f"{name} ({origin}) is not read: only secrets come from files; write {plain}")
+            continue
+        near = difflib.get_close_matches(name.upper(), [*known, *files], n=1, cutoff=_CLOSE)
         if near:
             warnings.append(f"{name} ({origin}) is no setting; did you mean {near[0]}?")
     return warnings

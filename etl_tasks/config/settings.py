@@ -231,7 +231,7 @@ class Settings(BaseSettings):
 
     def __init__(self, *, _reading: Reading | None = None, **values: Any) -> None:
         known = {name.upper() for name in type(self).model_fields}
-        reading = read_environment(known) if _reading is None else _reading
+        reading = read_environment(known, secret=type(self).secret_names()) if _reading is None else _reading
         given = {**reading.values, **{name.upper(): value for name, value in values.items()}}
         faults = list(reading.faults)
         try:
@@ -263,6 +263,11 @@ class Settings(BaseSettings):
         """Only what ``read_environment`` found: it knows old names and where each value came from."""
         return (init_settings,)
 
+    @classmethod
+    def secret_names(cls) -> frozenset[str]:
+        """The settings whose values are never shown, and which ``NAME_FILE`` may give from a file."""
+        return frozenset(name.upper() for name, field in cls.model_fields.items() if field.annotation is SecretStr)
+
     @property
     def warnings(self) -> list[str]:
         """What works and should be changed: old names, near misses, settings that contradict each other."""
@@ -270,7 +275,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """NAME → ``default``, ``environment``, the file's name, ``old name …`` or ``argument``."""
+        """NAME → ``default``, ``environment``, the .env file's name, ``file …``, ``old name …`` or ``argument``."""
         return dict(self._origins)
 
     @property

@@ -22,7 +22,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 CODE = re.findall(r"```[a-z]*\n(.*?)```|`([^`\n]+)`", README, re.S)
 SNIPPETS = [block or inline for block, inline in CODE]
-SETTINGS = {row.name for row in describe(load_settings({}))}
+SETTINGS = {row.name for row in describe(load_settings({}))} | {f"{name}_FILE" for name in Settings.secret_names()}
 # Where a name in capitals may come from when it is no setting: the rest of the project.
 SOURCES = ("*.py", "*.sql", "*.sh", "*.yml", "Makefile", "Dockerfile", ".env.example")
 OURS = re.compile(r"(PHX|PHOENIX|PQS|CH|PUBLISH|SANITIZE|OVERLOAD|JOURNAL|PG|REDIS|TASK)_")
@@ -46,6 +46,7 @@ def settings_block() -> str:
             shown = f"`{default}`" + (f" {row.unit}" if row.unit else "") if default else "–"
             old = [name for name, new in OLD_NAMES.items() if new == row.name]
             meaning = row.description + choices(row.name) + (f" Old name: `{old[0]}`." if old else "")
+            meaning += f" Or from a file: `{row.name}_FILE`." if row.secret else ""
             lines.append(f"| `{row.name}` | {shown} | {meaning} |".replace("<", "&lt;"))
     return "\n".join([*lines, "", END])
 
