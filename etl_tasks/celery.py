@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -64,9 +65,11 @@ def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _speak_json(instance: Any, **_: Any) -> None:
-    """What Celery writes past logging: the banner goes, its words at a stop become lines as all others."""
+def _begin_worker(instance: Any, options: Mapping[str, Any], **_: Any) -> None:
+    # Before anything is said: a warning of Python before Celery sets its logging up would be text on stderr.
+    _set_up_logging(options.get("loglevel") or "INFO")
     if settings().log_form == "json":
+        # What Celery writes past logging: the banner goes, its words at a stop become lines as all others.
         import celery.apps.worker as program
 
         instance.quiet = True
