@@ -24,6 +24,7 @@ from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
+from etl_tasks.core.batch import key_columns
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.expiry import expiry_notice
 from etl_tasks.core.records import SanitizeRules
@@ -143,6 +144,7 @@ class Wiring:
             insert_quorum=settings.ch_insert_quorum,
             send_receive_timeout_s=min(ANSWER_S, soft_s / 2),
             max_execution_time_s=min(STATEMENT_S, soft_s * 3 // 4),
+            ts_column=settings.hbase_main_ts_column,
             publish_statement_timeout_s=min(PUBLISH_STATEMENT_S, publish_soft_s * 3 // 4),
         )
 
@@ -189,9 +191,10 @@ class Wiring:
 
     def _coercion(self, source: PhoenixSource, target: ClickHouseTarget) -> CoercionPlan:
         """Columns of both sides, checked against each other; raises SchemaError with all faults."""
+        columns = source.columns()
         return CoercionPlan.build(
-            source.columns(),
-            target.check_tables(self.settings.main_columns),
+            columns,
+            target.check_tables(self.settings.main_columns, key_columns(columns)),
             partition_column=self.settings.hbase_main_ts_column,
             datetime64_range_ms=target.datetime64_range_ms(),
         )
@@ -306,7 +309,7 @@ class Wiring:
         try:
             source.probe()
             columns = source.columns()
-            types = {column.name: column for column in target.check_tables(settings.main_columns)}
+            types = {column.name: column for column in target.check_tables(settings.main_columns, key_columns(columns))}
             coercion = CoercionPlan.build(
                 columns,
                 list(types.values()),
