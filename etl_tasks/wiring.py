@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 
@@ -24,11 +25,12 @@ from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
-from etl_tasks.core.batch import key_columns
+from etl_tasks.core.batch import SourceColumn, key_columns
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.expiry import expiry_notice
 from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.slicing import SlicePlan
+from etl_tasks.core.target_table import TargetTable, design
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError
 from etl_tasks.pipeline.extract import ExtractContext
@@ -162,8 +164,46 @@ class Wiring:
         return phoenix_ddl.apply(self.phoenix_config)
 
     def migrate_clickhouse(self) -> list[str]:
-        """Create what is missing in ClickHouse; a line a host says what was done."""
-        return clickhouse_ddl.apply(self.clickhouse_config)
+        """Create what is missing in ClickHouse; a line a host says what was done.
+
+        Columns other than those of the shipped table are asked of Phoenix, if a table is missing.
+        """
+        settings = self.settings
+        if clickhouse_ddl.is_shipped(settings.main_columns, settings.hbase_main_ts_column):
+            return clickhouse_ddl.apply(self.clickhouse_config)
+        return clickhouse_ddl.apply(self.clickhouse_config, table=self._table_of_settings)
+
+    def _table_of_settings(self) -> TargetTable:
+        """What ``ddl --from-source`` would make of the source's table and MAIN_COLUMNS."""
+        settings = self.settings
+        columns = self.source_columns()
+        return design(
+            columns,
+            settings.hbase_main_table,
+            ts_column=settings.hbase_main_ts_column,
+            ts_units=settings.phx_ts_units,
+            leave_out=[column.name for column in columns if column.name not in settings.main_columns],
+        )
+
+    def source_columns(self, table: str | None = None) -> Sequence[SourceColumn]:
+        """Every column of a table of the source (None: HBASE_MAIN_TABLE), whatever MAIN_COLUMNS says."""
+        config = self.phoenix_config
+        source = PhoenixSource(config if table is None else replace(config, table=table))
+        try:
+            source.probe()
+            return source.all_columns()
+        finally:
+            source.close()
+
+    def render_tables(self, table: TargetTable, form: str | None, clean_ttl_days: int | None) -> list[str]:
+        """The statements that create ``table`` under the settings' names; ClickHouse is asked for the form if None."""
+        return clickhouse_ddl.render(
+            self.clickhouse_config, table, clickhouse_ddl.Form(form) if form else None, clean_ttl_days
+        )
+
+    def create_tables(self, statements: Sequence[str], form: str | None) -> list[str]:
+        """Run them wherever they belong; a line a host says what was done."""
+        return clickhouse_ddl.run(self.clickhouse_config, statements, clickhouse_ddl.Form(form) if form else None)
 
     def loader(self) -> Loader:
         """Source, target and coercion of this child, kept from slice to slice until ``drop_loader``."""
