@@ -25,7 +25,7 @@ from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
-from etl_tasks.core.batch import SourceColumn, key_columns
+from etl_tasks.core.batch import SourceColumn
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.expiry import expiry_notice
 from etl_tasks.core.records import SanitizeRules
@@ -231,10 +231,11 @@ class Wiring:
 
     def _coercion(self, source: PhoenixSource, target: ClickHouseTarget) -> CoercionPlan:
         """Columns of both sides, checked against each other; raises SchemaError with all faults."""
-        columns = source.columns()
+        columns, key = source.columns(), source.key()
         return CoercionPlan.build(
             columns,
-            target.check_tables(self.settings.main_columns, key_columns(columns)),
+            target.check_tables(self.settings.main_columns, key),
+            key=key,
             partition_column=self.settings.hbase_main_ts_column,
             datetime64_range_ms=target.datetime64_range_ms(),
         )
@@ -348,11 +349,12 @@ class Wiring:
         source, target, settings = self.open_source(), self.open_target(), self.settings
         try:
             source.probe()
-            columns = source.columns()
-            types = {column.name: column for column in target.check_tables(settings.main_columns, key_columns(columns))}
+            columns, key = source.columns(), source.key()
+            types = {column.name: column for column in target.check_tables(settings.main_columns, key)}
             coercion = CoercionPlan.build(
                 columns,
                 list(types.values()),
+                key=key,
                 partition_column=settings.hbase_main_ts_column,
                 datetime64_range_ms=target.datetime64_range_ms(),
             )

@@ -13,8 +13,9 @@ import click
 
 from etl_tasks.cli.assembly import open_wiring, read_settings
 from etl_tasks.config import Settings
+from etl_tasks.core.batch import SourceColumn
 from etl_tasks.core.source_names import split_source_table
-from etl_tasks.core.target_table import UNITS, TargetTable, design, time_candidates
+from etl_tasks.core.target_table import UNITS, TargetTable, design, has_one_time, time_candidates
 
 ENV_NOTE = (
     "# For an .env of this table's own; what is not here is as in the other tables' .env. One more is to be chosen:",
@@ -78,7 +79,7 @@ def ddl_command(
         columns,
         source,
         key=key,
-        ts_column=time_column or _asked(time_candidates(columns)),
+        ts_column=time_column or _asked(columns),
         ts_units=units,
         leave_out=leave_out,
     )
@@ -101,9 +102,10 @@ def ddl_command(
             click.echo(f"ClickHouse: {line}", err=True)
 
 
-def _asked(candidates: Sequence[str]) -> str:
-    """The candidate that a terminal chose; empty where there is nobody to ask, or nothing."""
-    if len(candidates) < 2 or not (sys.stdin.isatty() and sys.stderr.isatty()):
+def _asked(columns: Sequence[SourceColumn]) -> str:
+    """The time column that a terminal chose; empty where there is nobody to ask, or nothing to choose."""
+    candidates = time_candidates(columns)
+    if not candidates or has_one_time(columns) or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return ""
     chosen: str = click.prompt("Time column", type=click.Choice(list(candidates)), err=True)
     return chosen

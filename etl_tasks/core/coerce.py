@@ -81,6 +81,7 @@ class CoercionPlan:
         source_columns: Sequence[SourceColumn],
         target_columns: Sequence[TargetColumn],
         *,
+        key: Sequence[str] | None = None,
         partition_column: str = "opd",
         datetime64_range_ms: tuple[int, int],
     ) -> CoercionPlan:
@@ -88,13 +89,19 @@ class CoercionPlan:
         defaults.
 
         ``datetime64_range_ms`` is what DateTime64(3) holds on the server, ``partition_column`` is held to 1970 .. 2105
-        besides. The key is the source's primary key. Raises SchemaError with every pair that has no rule, and for a key
-        that cannot be told rows apart by.
+        besides. ``key`` is the source's primary key (None: what of it is in ``source_columns``). Raises SchemaError
+        with every pair that has no rule, and for a key by which rows cannot be told apart here.
         """
         context = RuleContext(datetime64_range_ms)
         targets = {column.name: column for column in target_columns}
-        key = key_columns(source_columns)
+        key = key_columns(source_columns) if key is None else key
+        read = {column.name for column in source_columns}
         faults = [
+            f"the key column {name} is not among the columns read: add it to MAIN_COLUMNS, or rows would become one"
+            for name in key
+            if name not in read
+        ]
+        faults += [
             f"the key column {column.name} is {column.type}, by which no rows are told apart here"
             for column in source_columns
             if column.name in key and column.type.endswith(" ARRAY")
@@ -121,7 +128,7 @@ class CoercionPlan:
             raise SchemaError("the source's columns do not fit the target's: " + "; ".join(faults))
         empty = {c.name: EMPTY_IN_KEY[c.type] for c in source_columns if c.name in key and c.type in EMPTY_IN_KEY}
         byte_columns = frozenset(c.name for c in source_columns if c.type.removesuffix(" ARRAY") in BYTES)
-        return cls(tuple(column.name for column in source_columns), tuple(rules), key, empty, byte_columns)
+        return cls(tuple(column.name for column in source_columns), tuple(rules), tuple(key), empty, byte_columns)
 
     def apply(self, batch: ColumnBatch) -> CoercedBatch:
         """The batch in the target's types, without the rows that do not fit; the given batch is left as it is."""

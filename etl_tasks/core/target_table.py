@@ -55,6 +55,11 @@ def time_candidates(columns: Sequence[SourceColumn]) -> list[str]:
     return times or [column.name for column in in_key if column.type in _COUNTERS | _SECONDS_ONLY]
 
 
+def has_one_time(columns: Sequence[SourceColumn]) -> bool:
+    """Whether the time column is beyond doubt. An integer of the key never is: it may as well be a number of a thing."""
+    return sum(column.key_position is not None and column.type in TIMES for column in columns) == 1
+
+
 def design(
     columns: Sequence[SourceColumn],
     place: str,
@@ -132,10 +137,10 @@ def _chosen_time(columns: Sequence[SourceColumn], asked: str, place: str) -> str
                 f"key of {place}; there is {', '.join(usable)}"
             )
         return asked
-    if len(candidates) > 1:
+    if len(candidates) > 1 or not has_one_time(columns):
         raise UsageError(
-            f"the primary key of {place} has more than one column that can be the time column: "
-            f"{', '.join(candidates)}; choose one: --time-column {candidates[0]}"
+            f"say which column of the primary key of {place} is the time column ({', '.join(candidates)}): "
+            f"--time-column {candidates[-1]}"
         )
     return candidates[0]
 

@@ -28,13 +28,14 @@ _INTEGER_TYPES: Final = frozenset({"BIGINT", "UNSIGNED_LONG", "INTEGER", "UNSIGN
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """``columns`` as the port gives them, all of the primary key among them; ``read_as`` with the types that the read
-    statement returns; ``cast`` by name.
+    """``columns`` as the port gives them, ``read_as`` with the types the read statement returns, ``cast`` by name;
+    ``key`` is the whole primary key in its order.
     """
 
     columns: tuple[SourceColumn, ...]
     read_as: tuple[SourceColumn, ...]
     cast: frozenset[str]
+    key: tuple[str, ...]
 
 
 def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> TableColumns:
@@ -58,11 +59,6 @@ def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> Ta
             + ", ".join(f"{name} ({found[name].type})" for name in unreadable)
             + ": leave it out of MAIN_COLUMNS"
         )
-    forgotten = [name for name in key_columns(found.values()) if name not in config.columns]
-    if forgotten:
-        faults.append(
-            f"{', '.join(forgotten)} of the primary key is not in MAIN_COLUMNS: add it, or rows would become one"
-        )
     time_column = found.get(config.ts_column)
     if time_column is not None:
         faults += _time_faults(time_column, config)
@@ -74,7 +70,7 @@ def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> Ta
         SourceColumn(column.name, "TIMESTAMP", column.key_position) if column.name == config.ts_column else column
         for column in known
     )
-    return TableColumns(shown, known, cast)
+    return TableColumns(shown, known, cast, key_columns(found.values()))
 
 
 def all_columns(connection: QueryServerConnection, config: PhoenixConfig) -> list[SourceColumn]:

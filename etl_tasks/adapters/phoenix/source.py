@@ -59,6 +59,10 @@ class PhoenixSource:
         """
         return self._ask_catalog().columns
 
+    def key(self) -> Sequence[str]:
+        """The columns of the table's primary key in its order, whether or not they are configured to be read."""
+        return self._known().key
+
     def all_columns(self) -> Sequence[SourceColumn]:
         """Every column of the table as Phoenix's catalog knows it, whatever is configured to be read. Raises
         SchemaError for a missing table.
