@@ -56,7 +56,7 @@ def time_candidates(columns: Sequence[SourceColumn]) -> list[str]:
 
 
 def has_one_time(columns: Sequence[SourceColumn]) -> bool:
-    """Whether the time column is beyond doubt. An integer of the key never is: it may as well be a number of a thing."""
+    """Whether the time column is beyond doubt. An integer of the key never is: it may be an id."""
     return sum(column.key_position is not None and column.type in TIMES for column in columns) == 1
 
 
