@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 
@@ -23,10 +24,12 @@ from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
 from etl_tasks.config import Settings
+from etl_tasks.core.batch import SourceColumn
 from etl_tasks.core.coerce import CoercionPlan
 from etl_tasks.core.expiry import expiry_notice
 from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.slicing import SlicePlan
+from etl_tasks.core.target_table import TargetTable, design
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError
 from etl_tasks.log import this_worker
@@ -143,6 +146,7 @@ class Wiring:
             insert_quorum=settings.ch_insert_quorum,
             send_receive_timeout_s=min(ANSWER_S, soft_s / 2),
             max_execution_time_s=min(STATEMENT_S, soft_s * 3 // 4),
+            ts_column=settings.hbase_main_ts_column,
             publish_statement_timeout_s=min(PUBLISH_STATEMENT_S, publish_soft_s * 3 // 4),
         )
 
@@ -160,8 +164,46 @@ class Wiring:
         return phoenix_ddl.apply(self.phoenix_config)
 
     def migrate_clickhouse(self) -> list[str]:
-        """Create what is missing in ClickHouse; a line a host says what was done."""
-        return clickhouse_ddl.apply(self.clickhouse_config)
+        """Create what is missing in ClickHouse; a line a host says what was done.
+
+        Columns other than those of the shipped table are asked of Phoenix, if a table is missing.
+        """
+        settings = self.settings
+        if clickhouse_ddl.is_shipped(settings.main_columns, settings.hbase_main_ts_column):
+            return clickhouse_ddl.apply(self.clickhouse_config)
+        return clickhouse_ddl.apply(self.clickhouse_config, table=self._table_of_settings)
+
+    def _table_of_settings(self) -> TargetTable:
+        """What ``ddl --from-source`` would make of the source's table and MAIN_COLUMNS."""
+        settings = self.settings
+        columns = self.source_columns()
+        return design(
+            columns,
+            settings.hbase_main_table,
+            ts_column=settings.hbase_main_ts_column,
+            ts_units=settings.phx_ts_units,
+            leave_out=[column.name for column in columns if column.name not in settings.main_columns],
+        )
+
+    def source_columns(self, table: str | None = None) -> Sequence[SourceColumn]:
+        """Every column of a table of the source (None: HBASE_MAIN_TABLE), whatever MAIN_COLUMNS says."""
+        config = self.phoenix_config
+        source = PhoenixSource(config if table is None else replace(config, table=table))
+        try:
+            source.probe()
+            return source.all_columns()
+        finally:
+            source.close()
+
+    def render_tables(self, table: TargetTable, form: str | None, clean_ttl_days: int | None) -> list[str]:
+        """The statements that create ``table`` under the settings' names; ClickHouse is asked for the form if None."""
+        return clickhouse_ddl.render(
+            self.clickhouse_config, table, clickhouse_ddl.Form(form) if form else None, clean_ttl_days
+        )
+
+    def create_tables(self, statements: Sequence[str], form: str | None) -> list[str]:
+        """Run them wherever they belong; a line a host says what was done."""
+        return clickhouse_ddl.run(self.clickhouse_config, statements, clickhouse_ddl.Form(form) if form else None)
 
     def loader(self) -> Loader:
         """Source, target and coercion of this child, kept from slice to slice until ``drop_loader``."""
@@ -189,9 +231,11 @@ class Wiring:
 
     def _coercion(self, source: PhoenixSource, target: ClickHouseTarget) -> CoercionPlan:
         """Columns of both sides, checked against each other; raises SchemaError with all faults."""
+        columns, key = source.columns(), source.key()
         return CoercionPlan.build(
-            source.columns(),
-            target.check_tables(self.settings.main_columns),
+            columns,
+            target.check_tables(self.settings.main_columns, key),
+            key=key,
             partition_column=self.settings.hbase_main_ts_column,
             datetime64_range_ms=target.datetime64_range_ms(),
         )
@@ -305,11 +349,12 @@ class Wiring:
         source, target, settings = self.open_source(), self.open_target(), self.settings
         try:
             source.probe()
-            columns = source.columns()
-            types = {column.name: column for column in target.check_tables(settings.main_columns)}
+            columns, key = source.columns(), source.key()
+            types = {column.name: column for column in target.check_tables(settings.main_columns, key)}
             coercion = CoercionPlan.build(
                 columns,
                 list(types.values()),
+                key=key,
                 partition_column=settings.hbase_main_ts_column,
                 datetime64_range_ms=target.datetime64_range_ms(),
             )

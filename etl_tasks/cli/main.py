@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from etl_tasks.cli.config import config_command
+from etl_tasks.cli.ddl import ddl_command
 from etl_tasks.cli.log_options import log_options, set_up_logging
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
@@ -26,7 +27,7 @@ INTERRUPTED = 130
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Move rows": (plan_command, run_command, resume_command),
     "Look": (status_command, reconcile_command),
-    "Set up": (migrate_command, config_command),
+    "Set up": (migrate_command, ddl_command, config_command),
 }
 
 

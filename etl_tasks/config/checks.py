@@ -8,6 +8,8 @@ import re
 import zoneinfo
 from urllib.parse import urlsplit
 
+from etl_tasks.core.source_names import split_source_table
+
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
@@ -20,6 +22,15 @@ def table(text: str) -> str:
     """``table`` or ``schema.table``."""
     if not _TABLE.fullmatch(text):
         raise ValueError("is not a table's name; write table or schema.table with letters, digits and underscores")
+    return text
+
+
+def source_table(text: str) -> str:
+    """A Phoenix table, quoted or not."""
+    try:
+        split_source_table(text)
+    except ValueError as error:
+        raise ValueError(f"is not a Phoenix table's name; {error}") from None
     return text
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from etl_tasks.config.faults import Fault, shown
+from etl_tasks.core.target_table import VERSION_COLUMN
 
 if TYPE_CHECKING:
     from etl_tasks.config.settings import Settings
 
-VERSION_COLUMN = "ingested_at"
 UTC_NAMES = ("", "UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu", "Etc/Zulu")
 LARGE_FRAME = 100_000  # rows; 200,000 ran a Query Server of 1 GB out of memory
 

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     pqs_ca_file: File = _source(
         "", "PEM file with the authority of the Query Server's certificate; empty is the system's."
     )
-    hbase_main_table: Table = _source("TBL_JTI_TRACE_CIS_HISTORY", "Source table in Phoenix; case counts.")
+    hbase_main_table: Annotated[str, AfterValidator(checks.source_table)] = _source(
+        "TBL_JTI_TRACE_CIS_HISTORY", "Source table in Phoenix; case counts."
+    )
     hbase_main_ts_column: Annotated[str, AfterValidator(checks.column)] = _source(
         "opd", "Time column of the source: the windows' and the partitions'; case counts."
     )

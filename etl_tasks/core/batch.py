@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,22 @@ class SourceColumn:
     """A column of the Phoenix table as its catalog tells it.
 
     ``type`` is the Phoenix type name without length or scale: ``VARCHAR``, ``UNSIGNED_TINYINT``, ``TIMESTAMP``,
-    ``VARCHAR ARRAY``. ``key_position`` counts from 1 for columns of the primary key, else None.
+    ``VARCHAR ARRAY``. ``key_position`` grows along the primary key and is None outside of it. ``size`` and ``scale``
+    are what the type was declared with (digits of a DECIMAL, length of a CHAR or BINARY), None for what was not.
     """
 
     name: str
     type: str
     key_position: int | None = None
+    size: int | None = field(default=None, compare=False)
+    scale: int | None = field(default=None, compare=False)
+    nullable: bool = field(default=True, compare=False)
+
+
+def key_columns(columns: Iterable[SourceColumn]) -> tuple[str, ...]:
+    """The names of the primary key's columns, in its order."""
+    placed = sorted((column.key_position, column.name) for column in columns if column.key_position is not None)
+    return tuple(name for _, name in placed)
 
 
 @dataclass(frozen=True, slots=True)

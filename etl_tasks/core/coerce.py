@@ -5,13 +5,13 @@ The rules themselves, Phoenix type × ClickHouse type, are the table of ``etl_ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
-from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn
-from etl_tasks.core.coercion_rules import DAY_MS, TEXTS, ColumnRule, RuleContext, rule_for
+from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn, key_columns
+from etl_tasks.core.coercion_rules import BYTES, DAY_MS, EMPTY_IN_KEY, ColumnRule, RuleContext, rule_for
 from etl_tasks.errors import SchemaError
 
 VALUE_TEXT_LIMIT: Final = 200
@@ -60,12 +60,20 @@ class CoercionPlan:
     """How one table's batches are brought into another table's types. Made once a run; holds no state of batches."""
 
     def __init__(
-        self, names: tuple[str, ...], rules: tuple[ColumnRule, ...], key: tuple[str, ...], text_key: frozenset[str]
+        self,
+        names: tuple[str, ...],
+        rules: tuple[ColumnRule, ...],
+        key: tuple[str, ...],
+        empty_in_key: Mapping[str, str | bytes],
+        byte_columns: frozenset[str],
     ) -> None:
         self._names = names
         self._rules = rules
-        self._key = key
-        self._text_key = text_key
+        self.key = key
+        """The columns of the source's primary key, in its order."""
+        self._empty_in_key = empty_in_key
+        self.byte_columns = byte_columns
+        """The columns of bytes, which may be no text."""
 
     @classmethod
     def build(
@@ -73,7 +81,7 @@ class CoercionPlan:
         source_columns: Sequence[SourceColumn],
         target_columns: Sequence[TargetColumn],
         *,
-        key: Sequence[str] = ("c", "t", "opd"),
+        key: Sequence[str] | None = None,
         partition_column: str = "opd",
         datetime64_range_ms: tuple[int, int],
     ) -> CoercionPlan:
@@ -81,15 +89,25 @@ class CoercionPlan:
         defaults.
 
         ``datetime64_range_ms`` is what DateTime64(3) holds on the server, ``partition_column`` is held to 1970 .. 2105
-        besides. Raises SchemaError with every pair that has no rule, and for key columns that are not read.
+        besides. ``key`` is the source's primary key (None: what of it is in ``source_columns``). Raises SchemaError
+        with every pair that has no rule, and for a key by which rows cannot be told apart here.
         """
         context = RuleContext(datetime64_range_ms)
         targets = {column.name: column for column in target_columns}
+        key = key_columns(source_columns) if key is None else key
+        read = {column.name for column in source_columns}
         faults = [
-            f"the key column {name} is not among the columns read"
+            f"the key column {name} is not among the columns read: add it to MAIN_COLUMNS, or rows would become one"
             for name in key
-            if name not in {c.name for c in source_columns}
+            if name not in read
         ]
+        faults += [
+            f"the key column {column.name} is {column.type}, by which no rows are told apart here"
+            for column in source_columns
+            if column.name in key and column.type.endswith(" ARRAY")
+        ]
+        if not key:
+            faults.append("none of the columns read is in the source's primary key")
         rules: list[ColumnRule] = []
         for column in source_columns:
             target = targets.get(column.name)
@@ -108,8 +126,9 @@ class CoercionPlan:
                 rules.append(rule)
         if faults:
             raise SchemaError("the source's columns do not fit the target's: " + "; ".join(faults))
-        text_key = frozenset(column.name for column in source_columns if column.name in key and column.type in TEXTS)
-        return cls(tuple(column.name for column in source_columns), tuple(rules), tuple(key), text_key)
+        empty = {c.name: EMPTY_IN_KEY[c.type] for c in source_columns if c.name in key and c.type in EMPTY_IN_KEY}
+        byte_columns = frozenset(c.name for c in source_columns if c.type.removesuffix(" ARRAY") in BYTES)
+        return cls(tuple(column.name for column in source_columns), tuple(rules), tuple(key), empty, byte_columns)
 
     def apply(self, batch: ColumnBatch) -> CoercedBatch:
         """The batch in the target's types, without the rows that do not fit; the given batch is left as it is."""
@@ -139,8 +158,8 @@ class CoercionPlan:
 
     def key_of(self, batch: ColumnBatch, row: int) -> tuple[Any, ...]:
         """The key of a row of a batch, raw or coerced, as the target holds it: a NULL text is ``''``."""
-        parts = ((name, batch.column(name)[row]) for name in self._key)
-        return tuple("" if part is None and name in self._text_key else part for name, part in parts)
+        parts = ((name, batch.column(name)[row]) for name in self.key)
+        return tuple(self._empty_in_key.get(name) if part is None else part for name, part in parts)
 
 
 def drop_repeats(batch: ColumnBatch, key_names: Sequence[str]) -> ColumnBatch:

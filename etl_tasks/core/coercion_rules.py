@@ -15,10 +15,10 @@ clamped, rounded or nulled (DESIGN, Coerce); its row is taken out of the batch.
 | BINARY, VARBINARY | String, FixedString(n), as bytes |
 | T ARRAY | Array of what T goes into |
 
-Each also into Nullable and LowCardinality of the target. Phoenix keeps no ``''`` apart from NULL. NULL into a key
-column of String is ``''``, a NULL array ``[]``, a NULL text in an array ``''``; any other NULL into a column without
-Nullable is a misfit. Texts come from strict UTF-8 (Java replaces lone surrogates before they are sent), so they need no
-check here.
+Each also into Nullable and LowCardinality of the target. Phoenix keeps no ``''`` apart from NULL. NULL of a text or of
+bytes into a key column of String is ``''``, a NULL array ``[]``, a NULL text in an array ``''``; any other NULL into a
+column without Nullable is a misfit. Texts come from strict UTF-8 (Java replaces lone surrogates before they are sent),
+so they need no check here.
 
 Measured for the 32 columns, batches of 5,000 rows on a busy 2-core machine: 1.0 µs a row when all fits.
 """
@@ -60,6 +60,10 @@ TIMES: Final = frozenset({"TIMESTAMP", "DATE", "TIME", "UNSIGNED_TIMESTAMP", "UN
 FRACTIONS: Final = frozenset({"DOUBLE", "FLOAT", "UNSIGNED_DOUBLE", "UNSIGNED_FLOAT"})
 TEXTS: Final = frozenset({"VARCHAR", "CHAR"})
 BYTES: Final = frozenset({"BINARY", "VARBINARY"})
+EMPTY_IN_KEY: Final[Mapping[str, str | bytes]] = {**dict.fromkeys(TEXTS, ""), **dict.fromkeys(BYTES, b"")}
+"""What stands for NULL in the key, by Phoenix type: ClickHouse's keys hold none, and Phoenix does not tell it from
+empty.
+"""
 
 _TYPE: Final = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _INTEGER: Final = re.compile(r"(U?)Int(8|16|32|64|128|256)")
@@ -313,5 +317,5 @@ def rule_for(source_type: str, target_type: str, context: RuleContext, *, in_key
             rule = make(kind, inside, context)
             if rule is None or nullable:
                 return rule
-            return _no_nulls(rule, "" if in_key and source_type in TEXTS and kind == "String" else None)
+            return _no_nulls(rule, EMPTY_IN_KEY.get(source_type) if in_key and kind == "String" else None)
     return None

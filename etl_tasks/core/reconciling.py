@@ -176,13 +176,16 @@ def differing_columns(names: Sequence[str], source: Row, clean: Row) -> dict[str
     }
 
 
-def converters(columns: Sequence[TargetColumn]) -> list[tuple[Converter, Converter]]:
+def converters(
+    columns: Sequence[TargetColumn], byte_columns: frozenset[str] = frozenset()
+) -> list[tuple[Converter, Converter]]:
     """For each column: what brings a coerced source value, and a value read from ClickHouse, into one comparable form.
 
     Coerced values are as the driver takes them (ticks of DateTime64(p), seconds of DateTime, dates); ClickHouse's are
-    as ``target.rows`` gives them (times as milliseconds).
+    as ``target.rows`` gives them (times as milliseconds). ``byte_columns`` hold bytes: the driver gives them as text
+    where they happen to be UTF-8.
     """
-    return [_converters(column.type) for column in columns]
+    return [_converters(column.type, column.name in byte_columns) for column in columns]
 
 
 def converted(values: Sequence[Any], convert: Converter) -> Sequence[Any]:
@@ -190,13 +193,12 @@ def converted(values: Sequence[Any], convert: Converter) -> Sequence[Any]:
     return values if convert is None else [None if value is None else convert(value) for value in values]
 
 
-def _converters(type_: str) -> tuple[Converter, Converter]:
+def _converters(type_: str, is_bytes: bool) -> tuple[Converter, Converter]:
     bare = type_
     while wrapped := _WRAPPED.fullmatch(bare):
         bare = wrapped[1]
     if array := _ARRAY.fullmatch(bare):
-        # target.rows leaves times inside arrays as they are; the table has no array of times.
-        ours, theirs = _converters(array[1])
+        ours, theirs = _converters(array[1], is_bytes)
         return _for_arrays(ours), _for_arrays(theirs)
     if precise := _DATETIME64.match(bare):
         ticks_a_second = 10 ** int(precise[1])
@@ -206,7 +208,9 @@ def _converters(type_: str) -> tuple[Converter, Converter]:
     if bare.startswith("Date"):
         return (lambda day: (day - _EPOCH).days * _DAY_MS), None
     both: Converter = None
-    if bare.startswith("Decimal"):
+    if is_bytes:
+        both = _as_bytes
+    elif bare.startswith("Decimal"):
         both = _plain_decimal
     elif bare == "Bool":
         both = bool
@@ -219,6 +223,10 @@ def _converters(type_: str) -> tuple[Converter, Converter]:
 
 def _for_arrays(convert: Converter) -> Converter:
     return None if convert is None else lambda values: converted(values, convert)
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _plain_decimal(value: Decimal) -> str:

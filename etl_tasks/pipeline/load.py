@@ -34,7 +34,6 @@ class LoadRules:
     insert_rows: int
     insert_bytes: int
     max_rejected_rows: int
-    key: tuple[str, ...] = ("c", "t", "opd")
 
 
 @dataclass(slots=True)
@@ -167,8 +166,8 @@ class Loader:
                 coerced = self._coercion.apply(frame)
                 if coerced.misfits:
                     rows_rejected += self._reject(claim, coerced.misfits, journal)
-                batch = drop_repeats(coerced.batch, self._rules.key)
-                keys.add(zip(*(batch.column(name) for name in self._rules.key), strict=True))
+                batch = drop_repeats(coerced.batch, self._coercion.key)
+                keys.add(zip(*(batch.column(name) for name in self._coercion.key), strict=True))
                 mark = timings.add("coerce", mark)
                 inserter.add(batch)
                 mark = timings.add("insert_wait", mark)

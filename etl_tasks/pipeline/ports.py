@@ -70,9 +70,9 @@ class Target(Protocol):
     def columns(self, table: str) -> Sequence[TargetColumn]:
         """The columns of ``database.table`` in order; raises SchemaError when the table is missing."""
 
-    def check_tables(self, main_columns: Sequence[str]) -> Sequence[TargetColumn]:
-        """Check RAW, buffer and CLEAN against ``main_columns``; return RAW's columns. Raises SchemaError with
-        all faults.
+    def check_tables(self, main_columns: Sequence[str], key: Sequence[str]) -> Sequence[TargetColumn]:
+        """Check RAW, buffer and CLEAN against ``main_columns`` and the source's ``key``; return RAW's columns. Raises
+        SchemaError with all faults.
         """
 
     def datetime64_range_ms(self) -> tuple[int, int]:

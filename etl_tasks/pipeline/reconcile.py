@@ -54,9 +54,13 @@ class ReconcileContext:
     target_columns: Sequence[TargetColumn]
     raw_table: str
     clean_table: str
-    key: Sequence[str] = ("c", "t", "opd")
     most_examples: int = 5
     pause: Callable[[float], None] = field(default=time.sleep)
+
+    @property
+    def key(self) -> Sequence[str]:
+        """The columns by which a row is known."""
+        return self.coercion.key
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +110,7 @@ class _Sides:
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
         self.fingerprints = RowFingerprints(context.names, context.key)
-        pairs = converters(context.target_columns)
+        pairs = converters(context.target_columns, context.coercion.byte_columns)
         self._ours = [ours for ours, _ in pairs]
         self._theirs = [theirs for _, theirs in pairs]
 

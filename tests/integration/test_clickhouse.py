@@ -30,6 +30,7 @@ MAIN_COLUMNS = [
     "apd", "exd", "p", "pt", "o", "pn", "b", "tt", "tm", "ch", "j", "pg", "et", "pvad", "ag",
 ]
 # fmt: on
+KEY = ["c", "t", "opd"]
 MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
 DAY = Window(MIDNIGHT, MIDNIGHT + timedelta(days=1))
 
@@ -269,14 +270,14 @@ def test_rows_that_are_not_taken_to_the_end_do_not_spoil_the_next_statement(
 
 
 def test_the_tables_are_checked_for_all_faults_at_once(target: ClickHouseTarget, config: ClickHouseConfig) -> None:
-    columns = target.check_tables(MAIN_COLUMNS)
+    columns = target.check_tables(MAIN_COLUMNS, KEY)
     assert [column.name for column in columns][: len(MAIN_COLUMNS)] == MAIN_COLUMNS
     assert {column.name: column.type for column in columns}["ch"] == "Array(String)"
     assert target.datetime64_range_ms() == (-62135596800000, 253402300799999)
     everywhere(config, f"ALTER TABLE {config.dedup_buf_table} MODIFY COLUMN pg Nullable(UInt32)")
     everywhere(config, f"ALTER TABLE {config.clean_table} DROP COLUMN j, ADD COLUMN extra Int8")
     with pytest.raises(SchemaError) as caught:
-        target.check_tables([*MAIN_COLUMNS, "missing"])
+        target.check_tables([*MAIN_COLUMNS, "missing"], KEY)
     for said in ("missing", "pg", "codes on", "extra", str(config.hosts[1])):
         assert said in str(caught.value)
     with pytest.raises(SchemaError, match="migrate"):
@@ -295,7 +296,7 @@ def test_a_sharding_that_spreads_a_key_is_refused(config: ClickHouseConfig, shar
     )
     target = ClickHouseTarget(config)
     with pytest.raises(SchemaError, match="hash of columns of the key"):
-        target.check_tables(MAIN_COLUMNS)
+        target.check_tables(MAIN_COLUMNS, KEY)
     target.close()
 
 
@@ -339,7 +340,7 @@ def test_one_plain_node_is_the_same_code(blank: ClickHouseConfig) -> None:
     config = dataclasses.replace(blank, cluster=None, hosts=blank.hosts[:1])
     assert "node" in " ".join(apply(config))
     target = ClickHouseTarget(config)
-    target.check_tables(MAIN_COLUMNS)
+    target.check_tables(MAIN_COLUMNS, KEY)
     target.insert(batch(100), now_ms())
     target.insert(batch(100), now_ms() + 1)
     assert target.count_windows(config.raw_table, [DAY]) == [100]
@@ -438,9 +439,9 @@ def test_a_clean_table_of_the_old_system_gets_a_version_that_loses(blank: ClickH
     )
     target = ClickHouseTarget(blank)
     with pytest.raises(SchemaError, match="ingested_at"):
-        target.check_tables(MAIN_COLUMNS)
+        target.check_tables(MAIN_COLUMNS, KEY)
     apply(blank)
-    target.check_tables(MAIN_COLUMNS)
+    target.check_tables(MAIN_COLUMNS, KEY)
     versions = everywhere(blank, f"SELECT toUnixTimestamp64Milli(ingested_at) FROM {blank.clean_table}")
     assert versions == [[(0,)], [(0,)]]
     target.close()

@@ -233,6 +233,7 @@ def test_every_type_and_a_schema_and_times_of_integers(source: Callable[..., Pho
     assert rows == [(1_754_600_000_123, 1_754_600_000, *values), (1_754_600_001_000, 1_754_600_001, *nulls)]
     in_seconds = source(table=odd_table, columns=("s", "vc"), ts_column="s", ts_units="seconds")
     assert sorted(rows_read(in_seconds.read(ODD_WINDOW))) == [(1_754_600_000_000, "x"), (1_754_600_001_000, None)]
+    assert in_seconds.key() == ("k", "s")
     assert in_seconds.count(Window(ODD_WINDOW.start, ODD_WINDOW.start + timedelta(seconds=1))) == 1
     with pytest.raises(SchemaError, match=r"ua \(UNSIGNED_INT ARRAY\)"):
         source(table=odd_table, columns=("k", "ua"), ts_column="k", ts_units="millis").columns()

@@ -266,9 +266,20 @@ def test_all_pairs_without_a_rule_are_named_at_once() -> None:
     ]
     with pytest.raises(SchemaError) as raised:
         CoercionPlan.build(
-            [*source, SourceColumn("opd_local", "DATE")], target, key=("c", "z"), datetime64_range_ms=YEARS_1_TO_9999
+            [*source, SourceColumn("opd_local", "DATE"), SourceColumn("z", "INTEGER ARRAY", 4)],
+            [*target, TargetColumn("z", "Array(Int32)")],
+            key=("c", "z", "y"),
+            datetime64_range_ms=YEARS_1_TO_9999,
         )
-    for part in ("a: VARCHAR", "b: BIGINT", "d: X", "e: the target has no such column", "opd_local", "key column z"):
+    for part in (
+        "a: VARCHAR",
+        "b: BIGINT",
+        "d: X",
+        "e: the target has no such column",
+        "opd_local",
+        "key column z",
+        "key column y",
+    ):
         assert part in str(raised.value)
 
 

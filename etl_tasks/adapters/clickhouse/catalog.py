@@ -31,7 +31,11 @@ def stored(column: TargetColumn) -> bool:
 
 
 def faults_here(
-    config: ClickHouseConfig, connection: Connection, raw_local: TableName, main_columns: Sequence[str]
+    config: ClickHouseConfig,
+    connection: Connection,
+    raw_local: TableName,
+    main_columns: Sequence[str],
+    key: Sequence[str],
 ) -> list[str]:
     """Everything on this host that would make an insert or a publish fail or lie, a sentence each."""
     clean, buffer = parse_table(config.clean_table), parse_table(config.dedup_buf_table)
@@ -43,7 +47,7 @@ def faults_here(
     faults: list[str] = []
     for table, there in columns.items():
         types = {column.name: column.type for column in there}
-        wanted = [*main_columns, *(key for key in config.key_columns if key not in main_columns), config.version_column]
+        wanted = [*main_columns, *(name for name in key if name not in main_columns), config.version_column]
         absent = [name for name in wanted if name not in types]
         if absent:
             faults.append(f"{table} {at} has no column {', '.join(absent)}")
@@ -52,7 +56,7 @@ def faults_here(
                 faults.append(f"{table}.{name} {at} is {types[name]}; it must be DateTime64(3, 'UTC')")
     faults += _differences(columns[buffer], columns[clean], f"{buffer} and {clean} {at}", names_too=True)
     faults += _differences(columns[raw_local], columns[clean], f"{raw_local} and {clean} {at}", names_too=False)
-    faults += _engine_faults(config, connection, raw_local, clean, at)
+    faults += _engine_faults(config, connection, raw_local, clean, key, at)
     return faults
 
 
@@ -74,7 +78,12 @@ def _differences(
 
 
 def _engine_faults(
-    config: ClickHouseConfig, connection: Connection, raw_local: TableName, clean: TableName, at: str
+    config: ClickHouseConfig,
+    connection: Connection,
+    raw_local: TableName,
+    clean: TableName,
+    key: Sequence[str],
+    at: str,
 ) -> list[str]:
     faults: list[str] = []
     raw_facts, clean_facts = table_facts(connection, raw_local), table_facts(connection, clean)
@@ -94,9 +103,9 @@ def _engine_faults(
             faults.append(
                 f"{table} {at} is partitioned by {facts.partition_key or 'nothing'}; it must be {partition_key}"
             )
-        sorted_by = [name.strip(" `") for name in facts.sorting_key.split(",")]
-        if sorted(sorted_by) != sorted(config.key_columns):
+        if sorted(facts.sorted_by) != sorted(key):
             faults.append(
-                f"{table} {at} is ordered by {facts.sorting_key}; it must be the key ({', '.join(config.key_columns)})"
+                f"{table} {at} is ordered by {facts.sorting_key or 'nothing'}; it must be ordered by the source's "
+                f"primary key ({', '.join(key)}), in any order: else rows of two keys would become one, or one two"
             )
     return faults

@@ -22,6 +22,7 @@ class ClickHouseConfig:
 
     ``cluster`` is None for one plain node. ``insert_max_retries`` is the one documented repeat after a reconnect.
     ``insert_quorum`` (``"auto"`` is the majority) is sent only where RAW is replicated. Zero means no limit of ours.
+    The key is not written here: it is what RAW and CLEAN are sorted by.
     """
 
     hosts: tuple[Host, ...]
@@ -46,6 +47,5 @@ class ClickHouseConfig:
     publish_drain_timeout_s: float = 120.0
     publish_max_threads: int = 0
     publish_max_memory_bytes: int = 0
-    key_columns: tuple[str, ...] = ("c", "t", "opd")
     ts_column: str = "opd"
     version_column: str = "ingested_at"

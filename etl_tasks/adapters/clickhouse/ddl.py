@@ -6,7 +6,7 @@ The file is the production form and the only definition of the columns. Renderin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,7 +14,9 @@ from pathlib import Path
 from etl_tasks.adapters.clickhouse.client import Connection, Failover
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.identifiers import TableName, parse_table, quote_name, quote_text
+from etl_tasks.adapters.clickhouse.table_ddl import for_table
 from etl_tasks.adapters.clickhouse.topology import Shard, cluster_seats, place_hosts, table_facts
+from etl_tasks.core.target_table import TargetTable
 from etl_tasks.errors import ConfigError, SchemaError, Unreachable
 
 FILE = Path(__file__).parents[3] / "ddl" / "stg_daily_codes_history.sql"
@@ -161,26 +163,76 @@ def _distributed_over(cluster: str, table: TableName) -> str:
     return f"Distributed({quote_text(cluster)}, {quote_text(table.database)}, {quote_text(table.table)}"
 
 
-def apply(config: ClickHouseConfig, form: Form | None = None) -> list[str]:
+def is_shipped(main_columns: Collection[str], ts_column: str) -> bool:
+    """Whether the file's own table is meant: its key, and no column that it does not have."""
+    defining = next(each for each in split_statements(FILE.read_text(encoding="utf-8")) if "\n(\n" in each)
+    names = set(re.findall(r"^    (\w+) ", defining, re.MULTILINE))
+    return ts_column == "opd" and {"c", "t", "opd"} <= set(main_columns) <= names
+
+
+def render(
+    config: ClickHouseConfig, table: TargetTable, form: Form | None = None, clean_ttl_days: int | None = None
+) -> list[str]:
+    """The statements that create ``table`` and need no other; without ``form`` ClickHouse is asked for it."""
+    shards = 1
+    if form is None and config.cluster is not None:
+        failover = Failover(config)
+        try:
+            found = _shards(config, failover)
+        finally:
+            failover.close()
+        form, shards = _form_for(config, found), len(found)
+    form = form or Form.NODE
+    several = form is Form.REPLICATED and shards > 1
+    rendered = statements(form, TableNames.of(config), config.cluster, shard_macro=several)
+    created = [statement for statement in rendered if statement.startswith("CREATE")]
+    return for_table(created, table, clean_ttl_days)
+
+
+def apply(
+    config: ClickHouseConfig, form: Form | None = None, table: Callable[[], TargetTable] | None = None
+) -> list[str]:
     """Create what is missing wherever it belongs; says in a line each what was done where.
 
-    Without ``form`` the cluster's replicas decide. Raises Unreachable when a host that must have
-    the tables does not answer.
+    Without ``form`` the cluster's replicas decide. The columns are the file's, or those of ``table``, which is asked
+    for only where a table is missing. Raises Unreachable when a host that must have the tables does not answer.
     """
     failover = Failover(config)
     try:
         shards = _shards(config, failover)
         form = form or _form_for(config, shards)
-        several = form is Form.REPLICATED and len(shards) > 1
         names = TableNames.of(config)
+        several = form is Form.REPLICATED and len(shards) > 1
         todo = statements(form, names, config.cluster, shard_macro=several)
-        if form is Form.REPLICATED:
-            done = failover.run(lambda connection: _run_all(connection, todo, names))
-            return [f"cluster {config.cluster} ({len(shards)} shards, replicated): {done}"]
-        hosts = [replica for shard in shards for replica in shard.replicas]
-        return [_apply_on(failover, host, todo, names, form) for host in hosts]
+        if table is not None:
+            hosts = [replica for shard in shards for replica in shard.replicas]
+            if any(_missing(failover.reach(host), names) for host in hosts):
+                todo = for_table(todo, table())
+            else:
+                todo = [statement for statement in todo if not statement.startswith("CREATE TABLE")]
+        return _run_where_they_belong(config, failover, shards, form, todo)
     finally:
         failover.close()
+
+
+def run(config: ClickHouseConfig, todo: Sequence[str], form: Form | None = None) -> list[str]:
+    """Run the statements of ``render`` wherever they belong; says in a line each what was done where."""
+    failover = Failover(config)
+    try:
+        shards = _shards(config, failover)
+        return _run_where_they_belong(config, failover, shards, form or _form_for(config, shards), todo)
+    finally:
+        failover.close()
+
+
+def _run_where_they_belong(
+    config: ClickHouseConfig, failover: Failover, shards: Sequence[Shard], form: Form, todo: Sequence[str]
+) -> list[str]:
+    names = TableNames.of(config)
+    if form is Form.REPLICATED:
+        done = failover.run(lambda connection: _run_all(connection, todo, names))
+        return [f"cluster {config.cluster} ({len(shards)} shards, replicated): {done}"]
+    return [_apply_on(failover, host, todo, names, form) for shard in shards for host in shard.replicas]
 
 
 def _shards(config: ClickHouseConfig, failover: Failover) -> Sequence[Shard]:
@@ -205,11 +257,15 @@ def _form_for(config: ClickHouseConfig, shards: Sequence[Shard]) -> Form:
 
 def _run_all(connection: Connection, todo: Sequence[str], names: TableNames) -> str:
     """Run the statements and say which tables are new."""
-    tables = dict.fromkeys((names.clean, names.buffer, names.raw, names.raw_all, names.clean_all))
-    missing = [table for table in tables if table_facts(connection, table) is None]
+    missing = _missing(connection, names)
     for statement in todo:
         connection.execute(statement, tag="etl-migrate", settings={"alter_sync": 1})
     return f"created {', '.join(map(str, missing))}" if missing else "all tables were there"
+
+
+def _missing(connection: Connection, names: TableNames) -> list[TableName]:
+    tables = dict.fromkeys((names.clean, names.buffer, names.raw, names.raw_all, names.clean_all))
+    return [table for table in tables if table_facts(connection, table) is None]
 
 
 def _apply_on(failover: Failover, host: Host, todo: Sequence[str], names: TableNames, form: Form) -> str:

@@ -67,7 +67,6 @@ class PartitionPublish:
         self._connect = connect
         self._predecessor_replicas = frozenset(predecessor_replicas)
         self._ts = quote_name(config.ts_column)
-        self._key = quote_names(config.key_columns)
         self._windows_sql = self._window_condition()
         self._work = [self._start(shard, connection) for shard, connection in pins]
         self._stages: list[StageMetric] = []
@@ -310,6 +309,11 @@ class PartitionPublish:
                 f"ClickHouse {connection.host} has no {self._fence.clean} or {self._raw}: "
                 "run `python -m etl_tasks migrate`"
             )
+        if sorted(clean.sorted_by) != sorted(raw.sorted_by):
+            raise SchemaError(
+                f"{self._fence.clean} on {connection.host} is ordered by {clean.sorting_key}, but {self._raw} by "
+                f"{raw.sorting_key}: both must be ordered by the source's primary key"
+            )
         return ShardWork(shard, connection, clean, raw)
 
     def _execute(
@@ -340,7 +344,12 @@ class PartitionPublish:
 
     def _count(self, work: ShardWork, statement: str, *, table: TableName) -> int:
         sql = statement.format(
-            table=table.sql, raw=table.sql, buffer=table.sql, ts=self._ts, key=self._key, windows=self._windows_sql
+            table=table.sql,
+            raw=table.sql,
+            buffer=table.sql,
+            ts=self._ts,
+            key=work.clean_facts.sorting_key,
+            windows=self._windows_sql,
         )
         settings: dict[str, Setting] = {**self._heavy(), "optimize_aggregation_in_order": 1}
         (count,) = single(self._execute(work, sql, {"partition": self._request.partition}, settings))

@@ -1,4 +1,5 @@
-"""The statements of a publish. Names are put in, quoted by ``identifiers``; values are parameters.
+"""The statements of a publish. Names are put in, quoted by ``identifiers``; values are parameters. ``{key}`` is CLEAN's
+sorting key as ClickHouse's catalog writes it.
 
 A list comes as an array in one row, as in ``catalog_sql``.
 """

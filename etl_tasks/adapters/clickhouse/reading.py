@@ -95,14 +95,21 @@ def _spans(order: Iterable[int], windows: Sequence[Window]) -> Iterator[list[int
 def in_milliseconds(name: str, type_: str) -> str:
     """The expression that reads a column: times become integers of milliseconds since the epoch."""
     column = quote_name(name)
-    bare = type_.removeprefix("Nullable(")
+    if type_.startswith("Array("):
+        element = _in_milliseconds("x", type_.removeprefix("Array("))
+        return column if element == "x" else f"arrayMap(x -> {element}, {column})"
+    return _in_milliseconds(column, type_)
+
+
+def _in_milliseconds(value: str, type_: str) -> str:
+    bare = type_.removeprefix("LowCardinality(").removeprefix("Nullable(")
     if bare.startswith("DateTime64"):
-        return f"toUnixTimestamp64Milli({column})"
+        return f"toUnixTimestamp64Milli({value})"
     if bare.startswith("DateTime"):
-        return f"toInt64(toUnixTimestamp({column})) * 1000"
+        return f"toInt64(toUnixTimestamp({value})) * 1000"
     if bare.startswith("Date"):
-        return f"toInt64(toInt32({column})) * 86400000"
-    return column
+        return f"toInt64(toInt32({value})) * 86400000"
+    return value
 
 
 def rows(

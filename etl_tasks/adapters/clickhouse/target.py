@@ -53,13 +53,16 @@ class ClickHouseTarget:
             raise SchemaError(f"there is no table {table} in ClickHouse: run `python -m etl_tasks migrate`")
         return columns
 
-    def check_tables(self, main_columns: Sequence[str]) -> Sequence[TargetColumn]:
-        """Check RAW, buffer and CLEAN on every shard; return RAW's columns. Raises SchemaError with all faults."""
+    def check_tables(self, main_columns: Sequence[str], key: Sequence[str]) -> Sequence[TargetColumn]:
+        """Check RAW, buffer and CLEAN on every shard; return RAW's columns. Raises SchemaError with all faults.
+
+        ``key`` is the source's primary key: RAW and CLEAN must be sorted by these columns, in whatever order.
+        """
         topology = discover(self._config, self._failover)
         faults: list[str] = []
         with ExitStack() as stack:
             for _, connection in self._pin_all(topology, stack):
-                faults += faults_here(self._config, connection, topology.raw_local, main_columns)
+                faults += faults_here(self._config, connection, topology.raw_local, main_columns, key)
         if faults:
             raise SchemaError("ClickHouse's tables do not fit: " + "; ".join(faults))
         return self.columns(self._config.raw_table)

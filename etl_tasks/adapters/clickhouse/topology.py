@@ -38,6 +38,11 @@ class TableFacts:
         return self.engine.startswith("Replicated")
 
     @property
+    def sorted_by(self) -> tuple[str, ...]:
+        """The columns (or expressions) of the sorting key, unquoted: the key by which rows are told apart."""
+        return tuple(name.strip(" `") for name in self.sorting_key.split(",")) if self.sorting_key else ()
+
+    @property
     def has_ttl(self) -> bool:
         """Whether rows of this table expire."""
         return " TTL " in self.engine_full.partition(" SETTINGS ")[0]
@@ -124,7 +129,7 @@ def check_sharding(expression: str | None, key_columns: Sequence[str], raw_table
     said = expression or "none"
     if expression:
         bare = re.sub(r"'(?:[^'\\]|\\.)*'", "", expression)
-        names = set(re.findall(r"`?([A-Za-z_]\w*)`?(?!\w*\s*\()", bare))
+        names = {quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|([A-Za-z_]\w*)(?!\w*\s*\()", bare)}
         if names and names <= set(key_columns) and not _NOT_A_FUNCTION_OF_THE_KEY.search(bare):
             return
     raise SchemaError(
@@ -143,6 +148,8 @@ class RawTable:
     cluster: str | None
     sharding: str | None
     replicated: bool
+    key: tuple[str, ...]
+    """What the local table is sorted by."""
 
 
 def locate_raw(config: ClickHouseConfig, failover: Failover) -> RawTable:
@@ -156,16 +163,17 @@ def locate_raw(config: ClickHouseConfig, failover: Failover) -> RawTable:
         local = TableName(arguments[1] or raw.database, arguments[2])
         behind = failover.run(lambda connection: table_facts(connection, local))
         sharding = arguments[3] if len(arguments) > 3 else None
-        return RawTable(raw, local, arguments[0], sharding, behind is not None and behind.replicated)
+        replicated, key = (behind.replicated, behind.sorted_by) if behind else (False, ())
+        return RawTable(raw, local, arguments[0], sharding, replicated, key)
     local = _behind(raw, facts)
     behind = failover.run(lambda connection: table_facts(connection, local))
-    replicated = behind is not None and behind.replicated
+    replicated, key = (behind.replicated, behind.sorted_by) if behind else (False, ())
     if len(config.hosts) > 1 and not replicated:
         raise SchemaError(
             f"CH_HOSTS names {len(config.hosts)} hosts, but {raw} is {facts.engine}: its rows would be scattered "
             "by a failover; name one host, or make it Distributed over a cluster"
         )
-    return RawTable(local, local, None, None, replicated)
+    return RawTable(local, local, None, None, replicated, key)
 
 
 def discover(config: ClickHouseConfig, failover: Failover) -> Topology:
@@ -180,8 +188,8 @@ def discover(config: ClickHouseConfig, failover: Failover) -> Topology:
     rows = failover.run(lambda connection: cluster_seats(connection, cluster))
     if not rows:
         raise SchemaError(f"{config.raw_table} is Distributed over {cluster}, which system.clusters does not know")
-    if len({shard for shard, *_ in rows}) > 1:
-        check_sharding(raw.sharding, config.key_columns, config.raw_table)
+    if len({shard for shard, *_ in rows}) > 1 and raw.key:
+        check_sharding(raw.sharding, raw.key, config.raw_table)
     return Topology(raw.local, place_hosts(config, failover, cluster, rows), cluster)
 
 

@@ -23,7 +23,7 @@ class Journal:
         self.config = config
         self.database = Database(config, application_name)
         self.runs = RunJournal(self.database)
-        self.slices = SliceJournal(self.database, cadence)
+        self.slices = SliceJournal(self.database, clean_table, cadence)
         self.publishes = PublishJournal(self.database, cadence)
         self.sweeps = SweepJournal(self.database, clean_table, self.publishes)
         self.resuming = ResumeJournal(self.database)

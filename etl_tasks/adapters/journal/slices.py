@@ -21,8 +21,9 @@ from etl_tasks.errors import LostOwnership
 class SliceJournal:
     """Transitions of slices."""
 
-    def __init__(self, database: Database, cadence: CadenceRules) -> None:
+    def __init__(self, database: Database, clean_table: str, cadence: CadenceRules) -> None:
         self._database = database
+        self._clean_table = clean_table
         self._cadence = cadence
 
     def unsent(self, run_id: int) -> dict[int, list[int]]:
@@ -39,12 +40,19 @@ class SliceJournal:
             transaction.run("mark_slices_sent", slice_ids=list(slice_ids))
 
     def claim(self, slice_id: int, *, worker: str, lease_s: float, max_attempts: int) -> SliceClaim | None:
-        """The slice for one attempt, or None: a duplicate, a live holder, an ended run, or its attempts are spent."""
+        """The slice for one attempt, or None: a duplicate, a live holder, an ended run, spent attempts, or a slice
+        of another CLEAN table, whose workers use the same Redis by mistake.
+        """
         with self._database.transaction() as transaction:
             transaction.run("touch_run_of_slice", slice_id=slice_id)
             transaction.run("lock_partition_of_slice", slice_id=slice_id)
             row = transaction.one(
-                "claim_slice", slice_id=slice_id, worker=worker, lease_s=lease_s, max_attempts=max_attempts
+                "claim_slice",
+                slice_id=slice_id,
+                clean_table=self._clean_table,
+                worker=worker,
+                lease_s=lease_s,
+                max_attempts=max_attempts,
             )
             if row is None:
                 # Refused only because another lane reads the same instants: the sweeper offers it again in a moment.

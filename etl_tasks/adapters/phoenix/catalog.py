@@ -10,7 +10,7 @@ from etl_tasks.adapters.phoenix.connection import QueryServerConnection
 from etl_tasks.adapters.phoenix.decode import cell_value, decodable
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.adapters.phoenix.sql import split_table
-from etl_tasks.core.batch import SourceColumn
+from etl_tasks.core.batch import SourceColumn, key_columns
 from etl_tasks.errors import SchemaError
 
 CAST_TYPES: Final = frozenset({"DATE", "TIME", "UNSIGNED_DATE", "UNSIGNED_TIME"})
@@ -18,16 +18,24 @@ CAST_TYPES: Final = frozenset({"DATE", "TIME", "UNSIGNED_DATE", "UNSIGNED_TIME"}
 whole.
 """
 _TIME_TYPES: Final = CAST_TYPES | {"TIMESTAMP", "UNSIGNED_TIMESTAMP"}
+_ASKED: Final = (
+    "TABLE_SCHEM", "TABLE_NAME", "COLUMN_NAME", "TYPE_NAME", "KEY_SEQ", "COLUMN_SIZE", "DECIMAL_DIGITS", "NULLABLE",
+)  # fmt: skip
+NOT_NULL: Final = 0
+"""In NULLABLE, as JDBC's DatabaseMetaData.columnNoNulls."""
 _INTEGER_TYPES: Final = frozenset({"BIGINT", "UNSIGNED_LONG", "INTEGER", "UNSIGNED_INT"})
 
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """``columns`` as the port gives them, ``read_as`` with the types the read statement returns, ``cast`` by name."""
+    """``columns`` as the port gives them, ``read_as`` with the types the read statement returns, ``cast`` by name;
+    ``key`` is the whole primary key in its order.
+    """
 
     columns: tuple[SourceColumn, ...]
     read_as: tuple[SourceColumn, ...]
     cast: frozenset[str]
+    key: tuple[str, ...]
 
 
 def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> TableColumns:
@@ -35,13 +43,8 @@ def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> Ta
 
     The metadata call is used, not SELECT from SYSTEM.CATALOG, because that does not hold the columns a view inherits.
     """
-    schema, table = split_table(config.table)
-    found = dict(_ask(connection, config, schema, table))
-    if not found:
-        raise SchemaError(
-            f"Table undefined: Phoenix has no table {config.place}: "
-            "HBASE_MAIN_TABLE must name it in its own case, with its schema"
-        )
+    _, table = split_table(config.table)
+    found = {column.name: column for column in all_columns(connection, config)}
     faults = []
     missing = [name for name in config.columns if name not in found]
     if missing:
@@ -67,7 +70,22 @@ def read_columns(connection: QueryServerConnection, config: PhoenixConfig) -> Ta
         SourceColumn(column.name, "TIMESTAMP", column.key_position) if column.name == config.ts_column else column
         for column in known
     )
-    return TableColumns(shown, known, cast)
+    return TableColumns(shown, known, cast, key_columns(found.values()))
+
+
+def all_columns(connection: QueryServerConnection, config: PhoenixConfig) -> list[SourceColumn]:
+    """Every column of ``config.table`` in its order, whatever is configured; raises SchemaError for no such table.
+
+    A name in two column families comes twice.
+    """
+    schema, table = split_table(config.table)
+    columns = list(_ask(connection, config, schema, table))
+    if not columns:
+        raise SchemaError(
+            f"Table undefined: Phoenix has no table {config.place}: "
+            "HBASE_MAIN_TABLE must name it in its own case, with its schema"
+        )
+    return columns
 
 
 def _time_faults(column: SourceColumn, config: PhoenixConfig) -> Iterable[str]:
@@ -78,10 +96,8 @@ def _time_faults(column: SourceColumn, config: PhoenixConfig) -> Iterable[str]:
         yield f"the time column {column.name} is {column.type}, which does not go with PHX_TS_UNITS={config.ts_units}"
 
 
-def _ask(
-    connection: QueryServerConnection, config: PhoenixConfig, schema: str, table: str
-) -> Iterable[tuple[str, SourceColumn]]:
-    """Name and description of every column of the table, in its order."""
+def _ask(connection: QueryServerConnection, config: PhoenixConfig, schema: str, table: str) -> Iterable[SourceColumn]:
+    """Every column of the table, in its order."""
     context = f"asking for the columns of {config.place}"
 
     def ask(requests_pb2: Any, connection_id: str) -> Any:
@@ -90,8 +106,10 @@ def _ask(
 
     for frame in connection.metadata(ask, "ResultSetResponse", context):
         position = {column.label or column.column_name: index for index, column in enumerate(frame.signature.columns)}
-        wanted = [position[name] for name in ("TABLE_SCHEM", "TABLE_NAME", "COLUMN_NAME", "TYPE_NAME", "KEY_SEQ")]
+        wanted = [position[name] for name in _ASKED]
         for row in frame.rows:
-            in_schema, in_table, name, type_name, key_position = (cell_value(row.value[index]) for index in wanted)
+            in_schema, in_table, name, type_name, key_position, size, scale, nullable = (
+                cell_value(row.value[index]) for index in wanted
+            )
             if (in_schema or "") == schema and in_table == table and name is not None:
-                yield name, SourceColumn(name, type_name, key_position or None)
+                yield SourceColumn(name, type_name, key_position or None, size, scale, nullable != NOT_NULL)

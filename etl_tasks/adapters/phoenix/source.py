@@ -60,6 +60,17 @@ class PhoenixSource:
         """
         return self._ask_catalog().columns
 
+    def key(self) -> Sequence[str]:
+        """The columns of the table's primary key in its order, whether or not they are configured to be read."""
+        return self._known().key
+
+    def all_columns(self) -> Sequence[SourceColumn]:
+        """Every column of the table as Phoenix's catalog knows it, whatever is configured to be read. Raises
+        SchemaError for a missing table.
+        """
+        with self._own_connection() as connection:
+            return catalog.all_columns(connection, self._config)
+
     def access_path(self, window: Window) -> str:
         """What EXPLAIN says of the read of ``window``, one line a step; raises by the error table."""
         context = f"explaining the read of {window} from {self._config.place}"

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from etl_tasks.core.source_names import split_source_table
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import ConfigError
 
 _UNIT_MS: Final[Mapping[str, int]] = {"millis": 1, "seconds": 1_000}
-_TABLE_PART: Final = re.compile(r'"([^"]*)"|([^".]+)')
 _HINT: Final = re.compile(r'[\w\s"(),.$:-]*')
 
 
@@ -31,19 +31,13 @@ def quote_identifier(name: str) -> str:
 
 def split_table(name: str) -> tuple[str, str]:
     """Schema ('' when there is none) and table of ``table``, ``schema.table`` or ``"s"."t"``; raises ConfigError."""
-    parts: list[str] = []
-    position = 0
-    while match := _TABLE_PART.match(name, position):
-        parts.append(match[1] if match[1] is not None else match[2])
-        position = match.end()
-        if not name.startswith(".", position):
-            break
-        position += 1
-    if position != len(name) or name.endswith(".") or not 1 <= len(parts) <= 2:
-        raise ConfigError(f'{name!r} is not the name of a Phoenix table: write table, schema.table or "schema"."table"')
-    for part in parts:
+    try:
+        schema, table = split_source_table(name)
+    except ValueError as error:
+        raise ConfigError(f"{name!r} is not the name of a Phoenix table: {error}") from None
+    for part in filter(None, (schema, table)):
         quote_identifier(part)
-    return (parts[0] if len(parts) == 2 else "", parts[-1])
+    return schema, table
 
 
 def quote_table(name: str) -> str:

@@ -60,12 +60,13 @@ JOIN public.inc_processing_slices s ON s.clean_table = p.clean_table AND s.parti
 WHERE s.id = %(slice_id)s FOR NO KEY UPDATE OF p;
 
 -- name: claim_slice
--- The one guarded claim: released and due or its lease expired, run active, nobody reads an overlapping window under a live lease.
+-- The one guarded claim: of our CLEAN table, released and due or its lease expired, run active, nobody reads an overlapping window under a live lease.
 UPDATE public.inc_processing_slices s
 SET state = 'running', attempt = s.attempt + 1, spent = s.spent + 1, started_at = clock_timestamp(), worker = %(worker)s,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 FROM public.inc_processing r
-WHERE s.id = %(slice_id)s AND r.id = s.run_id AND r.ts_end IS NULL AND r.status IN ('planned', 'running')
+WHERE s.id = %(slice_id)s AND s.clean_table = %(clean_table)s
+  AND r.id = s.run_id AND r.ts_end IS NULL AND r.status IN ('planned', 'running')
   AND s.released_at IS NOT NULL AND s.spent < %(max_attempts)s
   AND ((s.state = 'planned' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
     OR (s.state = 'running' AND s.lease_until < clock_timestamp()))
