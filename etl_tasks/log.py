@@ -44,6 +44,19 @@ QUIET = {
     "tornado": logging.INFO,
     "asyncio": logging.WARNING,
 }
+_FIRST = (
+    "timestamp",
+    "level",
+    "event",
+    "process",
+    "run",
+    "slice",
+    "attempt",
+    "partition",
+    "window",
+    "token",
+    "message",
+)
 _CELERY_LOGGERS = ("celery", "celery.task", "celery.worker", "celery.app.trace", "celery.redirected", "celery.beat")
 _SECRET_KEY = re.compile(r"(?i)(password|passwd|secret|authorization|basic_auth)$")
 
@@ -203,12 +216,16 @@ def _add_origin(process: str) -> Processor:
 
 def _last(form: LogForm, colors: bool) -> list[Processor]:
     # Exceptions become text before passwords are looked for: a driver's message may quote a whole connection string.
-    renderer: Processor
     if form == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=colors)
-    return [structlog.processors.format_exc_info, scrub, renderer]
+        return [structlog.processors.format_exc_info, scrub, _ids_first, renderer]
+    return [structlog.processors.format_exc_info, scrub, structlog.dev.ConsoleRenderer(colors=colors)]
+
+
+def _ids_first(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
+    """What happened to what, then the facts: a line is read by people too."""
+    first = {key: event_dict[key] for key in _FIRST if key in event_dict}
+    return {**first, **event_dict}
 
 
 def _name_foreign(form: LogForm) -> Processor:

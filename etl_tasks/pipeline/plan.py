@@ -224,7 +224,7 @@ def _log_plan(planned: PlannedRun, planning: Planning, notices: list[str], rules
     log.info(
         "run_planned" if planned.status == RunStatus.PLANNED else "run_not_planned",
         status=planned.status,
-        reason=planned.reason,
+        reason=planned.reason or None,
         resumes=planning.details.get("resumes"),
         since=plan.since.isoformat(),
         until=plan.until.isoformat(),

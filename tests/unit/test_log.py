@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +16,15 @@ import pytest
 import structlog
 
 from etl_tasks.errors import UsageError
-from etl_tasks.log import QUIET, clear_log_context, configure_logging, get_logger, log_context
+from etl_tasks.log import (
+    QUIET,
+    clear_log_context,
+    configure_logging,
+    get_logger,
+    log_context,
+    log_dying_threads,
+    write_json_line,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +85,50 @@ def test_ids_are_on_every_line_inside_the_block_and_gone_after_it() -> None:
         {"run": 7, "partition": 20250808},
         {},
     ]
+
+
+def test_with_a_process_every_line_says_whose_it_is_and_no_run_is_put_into_the_wrong_lane() -> None:
+    stream = io.StringIO()
+    configure_logging("INFO", "json", stream, process="codes")
+    get_logger().info("swept", slices_sent=2)
+    with log_context(run=7):
+        get_logger().info("run_ended")
+        get_logger().info("run_ended", process="manual_codes")
+    logging.getLogger("celery.beat").info("beat: Starting...")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line.get("process") for line in lines] == ["codes", None, "manual_codes", "codes"]
+    assert {line["worker"] for line in lines} == {f"{socket.gethostname()}:{os.getpid()}"}
+    assert list(lines[2])[:5] == ["timestamp", "level", "event", "process", "run"], "what happened to what comes first"
+
+
+def test_a_thread_that_dies_is_a_line_with_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    lines = Lines()
+    log_dying_threads()
+    thread = threading.Thread(target=lambda: 1 / 0, name="lease")
+    thread.start()
+    thread.join(30)
+    line = lines.one()
+    assert (line["event"], line["level"], line["thread"]) == ("thread_died", "critical", "lease")
+    assert line["exception"].splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_librarys_words_past_logging_become_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with capfd.disabled():  # ``sys.__stderr__`` is the process's own, not pytest's
+        read, write = os.pipe()
+        kept = os.dup(2)
+        os.dup2(write, 2)
+        try:
+            write_json_line("celery.apps.worker", "worker: Warm shutdown of redis://:hunter2@r/0")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(write)
+        with os.fdopen(read) as stream:
+            (line,) = [json.loads(text) for text in stream]
+    assert (line["event"], line["level"]) == ("celery.apps.worker", "info")
+    assert line["message"] == "worker: Warm shutdown of redis://:***@r/0"
+    assert line["timestamp"].endswith("Z")
 
 
 def test_lines_of_libraries_have_a_stable_event_and_their_text_as_message() -> None:
