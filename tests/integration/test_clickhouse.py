@@ -284,6 +284,22 @@ def test_the_tables_are_checked_for_all_faults_at_once(target: ClickHouseTarget,
         target.columns(f"{config.database}.nowhere")
 
 
+def test_tables_sorted_by_another_key_than_the_sources_are_refused(
+    target: ClickHouseTarget, config: ClickHouseConfig
+) -> None:
+    target.check_tables(MAIN_COLUMNS, ["opd", "t", "c"])
+    for key in (["c", "t", "opd", "id"], ["c", "opd"]):
+        with pytest.raises(SchemaError) as caught:
+            target.check_tables(MAIN_COLUMNS, key)
+        for table in ("codes", "codes_raw"):
+            for host in config.hosts:
+                said = (
+                    f"{config.database}.{table} on {host} is ordered by c, opd, t; it must be ordered by the source's"
+                )
+                assert said in str(caught.value)
+        assert f"primary key ({', '.join(key)})" in str(caught.value)
+
+
 @pytest.mark.parametrize("sharding", ["rand()", "cityHash64(ingested_at)", "cityHash64(c, rand())", None])
 def test_a_sharding_that_spreads_a_key_is_refused(config: ClickHouseConfig, sharding: str | None) -> None:
     table = config.raw_table

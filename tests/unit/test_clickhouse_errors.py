@@ -183,6 +183,13 @@ def test_anything_else_is_none(expression: str | None) -> None:
         check_sharding(expression, ("c", "t", "opd"), "stg.raw_all")
 
 
+def test_a_sharding_by_names_that_need_quotes() -> None:
+    key = ("Konto nr", "select", "ключ")
+    check_sharding("cityHash64(`Konto nr`, select, `ключ`)", key, "stg.raw_all")
+    with pytest.raises(errors.SchemaError, match=r"stg\.raw_all"):
+        check_sharding("cityHash64(`Konto`, `select`)", key, "stg.raw_all")
+
+
 class AnsweringHost:
     """Stands for a connection to a host that knows where it is in the cluster."""
 

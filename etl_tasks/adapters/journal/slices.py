@@ -44,7 +44,7 @@ class SliceJournal:
         of another CLEAN table, whose workers use the same Redis by mistake.
         """
         with self._database.transaction() as transaction:
-            transaction.run("touch_run_of_slice", slice_id=slice_id)
+            transaction.run("touch_run_of_slice", slice_id=slice_id, clean_table=self._clean_table)
             transaction.run("lock_partition_of_slice", slice_id=slice_id)
             row = transaction.one(
                 "claim_slice",
@@ -55,7 +55,8 @@ class SliceJournal:
                 max_attempts=max_attempts,
             )
             if row is None:
-                # Refused only because another lane reads the same instants: the sweeper offers it again in a moment.
+                # Refused only because another lane reads the same instants, or because we are of another CLEAN table:
+                # the sweeper offers it again in a moment.
                 transaction.run("defer_slice_if_planned", slice_id=slice_id, delay_s=5.0)
                 return None
         return SliceClaim(

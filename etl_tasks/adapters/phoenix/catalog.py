@@ -83,7 +83,7 @@ def all_columns(connection: QueryServerConnection, config: PhoenixConfig) -> lis
     if not columns:
         raise SchemaError(
             f"Table undefined: Phoenix has no table {config.place}: "
-            "HBASE_MAIN_TABLE must name it in its own case, with its schema"
+            "write its name in its own case, with its schema (HBASE_MAIN_TABLE, or ddl --from-source)"
         )
     return columns
 

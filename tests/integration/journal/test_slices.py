@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from etl_tasks.adapters.journal import Journal
 from etl_tasks.core.records import Reject, SliceClaim
 from etl_tasks.core.windows import halve
 from etl_tasks.errors import LostOwnership, Overloaded, TransientError, Unreachable
 from tests.integration.journal.world import (
+    AT_END,
     ATTEMPTS,
     CLEAN,
     DAY,
@@ -57,6 +59,24 @@ def test_a_claim_needs_the_moment_the_run_and_attempts_left(world: World) -> Non
     assert world.claim(10**9) is None, "no such slice"
     assert world.journal.runs.abort(run_id, "cancelled") == "error"
     assert world.claim(first) is None
+
+
+def test_a_worker_of_another_clean_table_claims_nothing_of_ours(world: World) -> None:
+    """Two tables may share a journal, and their workers by mistake a Redis."""
+    run_id = world.plan([hours(0, 1)]).run_id
+    (slice_id,) = world.slices(run_id)
+    stranger = Journal(world.config, "stg.another", AT_END)
+    try:
+        assert stranger.slices.claim(slice_id, worker="w", lease_s=30, max_attempts=5) is None
+    finally:
+        stranger.close()
+    assert world.run_row(run_id).status == "planned"
+    # It is offered again in a moment, to whoever takes it then.
+    (left,) = world.rows("SELECT state, attempt, enqueued_at, not_before FROM public.inc_processing_slices")
+    assert (left.state, left.attempt, left.enqueued_at) == ("planned", 0, None)
+    assert left.not_before is not None
+    world.rows("UPDATE public.inc_processing_slices SET not_before = NULL")
+    assert world.must_claim(slice_id).clean_table == CLEAN
 
 
 def test_a_finished_slice_is_claimed_by_nobody(world: World) -> None:

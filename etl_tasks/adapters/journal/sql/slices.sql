@@ -49,8 +49,8 @@ FROM locked WHERE s.id = locked.id;
 -- planned -> running at its first claim, and life at most once in 10 s; locks the run only when it writes.
 UPDATE public.inc_processing r SET status = 'running', heartbeat_at = clock_timestamp()
 FROM public.inc_processing_slices s
-WHERE s.id = %(slice_id)s AND s.released_at IS NOT NULL AND s.state IN ('planned', 'running')
-  AND r.id = s.run_id AND r.ts_end IS NULL AND r.status IN ('planned', 'running')
+WHERE s.id = %(slice_id)s AND s.clean_table = %(clean_table)s
+  AND s.released_at IS NOT NULL AND s.state IN ('planned', 'running') AND r.id = s.run_id AND r.ts_end IS NULL AND r.status IN ('planned', 'running')
   AND (r.status = 'planned' OR r.heartbeat_at IS NULL OR r.heartbeat_at < clock_timestamp() - interval '10 s');
 
 -- name: lock_partition_of_slice
@@ -79,7 +79,7 @@ RETURNING s.id AS slice_id, s.run_id, s.clean_table, s.partition, s.window_from,
     r.manual, r.process_name;
 
 -- name: defer_slice_if_planned
--- A claim refused because another lane reads the same window: come back soon, by the sweeper.
+-- A claim refused because another lane reads the same window, or the worker is of another CLEAN table: come back soon, by the sweeper.
 UPDATE public.inc_processing_slices s
 SET enqueued_at = NULL, not_before = clock_timestamp() + make_interval(secs => %(delay_s)s)
 FROM public.inc_processing r
