@@ -13,6 +13,7 @@ from etl_tasks.cli.metrics import metrics_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
 from etl_tasks.cli.reconcile import reconcile_command
+from etl_tasks.cli.report import report_command
 from etl_tasks.cli.resume import resume_command
 from etl_tasks.cli.run import run_command
 from etl_tasks.cli.status import status_command
@@ -26,7 +27,7 @@ INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Move rows": (plan_command, run_command, resume_command),
-    "Look": (status_command, reconcile_command, metrics_command),
+    "Look": (status_command, report_command, reconcile_command, metrics_command),
     "Set up": (migrate_command, config_command),
 }
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
