@@ -45,12 +45,16 @@ usable_java() { # HBase 2.5 runs on 17 to 23
     return 1
 }
 
+# Tests look at the pages that `report` writes.
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1
+
 missing_packages() {
     find_python >/dev/null || printf 'python3 python3-venv python3-dev '
     { command -v cc && command -v make; } >/dev/null 2>&1 || printf 'build-essential '
     command -v krb5-config >/dev/null 2>&1 || printf 'libkrb5-dev '
     usable_java || printf 'default-jre-headless '
     command -v mvn >/dev/null 2>&1 || printf 'maven '
+    has_browser || printf 'chromium '
     command -v setpriv >/dev/null 2>&1 || printf 'util-linux '
 }
 
@@ -75,7 +79,7 @@ try() { # runs a command up to three times, its output in the log: a registry ma
 }
 
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp)" ] && usable_python "$venv/bin/python" \
-    && command -v mvn >/dev/null 2>&1 && command -v java >/dev/null 2>&1; then
+    && command -v mvn >/dev/null 2>&1 && command -v java >/dev/null 2>&1 && has_browser; then
     exit 0
 fi
 

@@ -19,7 +19,9 @@ from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
 from etl_tasks.adapters.journal.deserted import evict_deserted_lock
+from etl_tasks.adapters.journal.metrics import MetricsJournal
 from etl_tasks.adapters.journal.pins import PublishPins
+from etl_tasks.adapters.journal.report import ReportJournal
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
 from etl_tasks.adapters.phoenix import ddl as phoenix_ddl
@@ -90,6 +92,16 @@ class Wiring:
     def status_journal(self) -> StatusJournal:
         """What the operators' commands read, over this thread's connection."""
         return StatusJournal(self.journal.database)
+
+    def metrics_journal(self, gaps_since: datetime | None) -> MetricsJournal:
+        """What ``metrics`` reads, over this thread's connection; gaps count from ``gaps_since`` in source time."""
+        shift_min = self.settings.phx_query_shift_minutes
+        return MetricsJournal(self.journal.database, self.clean_table, shift_min, gaps_since)
+
+    @cached_property
+    def report_journal(self) -> ReportJournal:
+        """What ``report`` reads, over this thread's connection."""
+        return ReportJournal(self.journal.database)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:

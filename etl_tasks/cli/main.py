@@ -11,9 +11,11 @@ import click
 from etl_tasks.cli.config import config_command
 from etl_tasks.cli.ddl import ddl_command
 from etl_tasks.cli.log_options import log_options, set_up_logging
+from etl_tasks.cli.metrics import metrics_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
 from etl_tasks.cli.reconcile import reconcile_command
+from etl_tasks.cli.report import report_command
 from etl_tasks.cli.resume import resume_command
 from etl_tasks.cli.run import run_command
 from etl_tasks.cli.status import status_command
@@ -26,7 +28,7 @@ INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Move rows": (plan_command, run_command, resume_command),
-    "Look": (status_command, reconcile_command),
+    "Look": (status_command, report_command, reconcile_command, metrics_command),
     "Set up": (migrate_command, ddl_command, config_command),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from etl_tasks.config import OLD_NAMES, describe, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
-COMPOSE_ONLY = ["POSTGRES_PASSWORD", "REDIS_PASSWORD"]
+COMPOSE_ONLY = ["POSTGRES_PASSWORD", "REDIS_PASSWORD", "GRAFANA_PASSWORD"]
 LINES = EXAMPLE.read_text(encoding="utf-8").splitlines()
 ASSIGNMENTS = [(number, *line.partition("=")[::2]) for number, line in enumerate(LINES) if re.match(r"[A-Z]", line)]
 
@@ -34,7 +34,10 @@ def test_every_value_written_is_the_default() -> None:
 
 def test_every_setting_has_a_comment_right_above_it() -> None:
     commented = {name for number, name, _ in ASSIGNMENTS if LINES[number - 1].startswith("# ")}
-    assert {name for _, name, _ in ASSIGNMENTS} - commented == {"REDIS_PASSWORD"}  # shares POSTGRES_PASSWORD's
+    assert {name for _, name, _ in ASSIGNMENTS} - commented == {
+        "REDIS_PASSWORD",
+        "GRAFANA_PASSWORD",
+    }  # share POSTGRES_PASSWORD's
 
 
 def test_units_are_said() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from etl_tasks.cli.main import cli
 from etl_tasks.config import load_settings
 from etl_tasks.pipeline.stopping import GRACE_S
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "devstack" / "images" / "systemd"
-SERVICES = ("etl-worker@.service", "etl-beat.service", "etl-flower.service")
+SERVICES = ("etl-worker@.service", "etl-beat.service", "etl-flower.service", "etl-metrics.service")
 HOME = "/opt/etl"
 EXAMPLE = (UNITS / "worker.env.example").read_text(encoding="utf-8")
 HARDENING = {
@@ -108,10 +109,10 @@ def test_it_runs_without_rights_and_without_secrets(name: str) -> None:
     assert only(service, "User") not in ("root", "0")
     text = (UNITS / name).read_text(encoding="utf-8") + EXAMPLE
     assert not re.search(r"(?i)(password|secret|token|dsn|_url|basic_auth)\s*=", text)
-    assert "://" not in text.replace("http://127.0.0.1:5555", "")
+    assert "://" not in re.sub(r"http://127\.0\.0\.1:(5555|9464)", "", text)
 
 
-@pytest.mark.parametrize(("name", "program"), list(zip(SERVICES, ("worker", "beat", "flower"), strict=True)))
+@pytest.mark.parametrize(("name", "program"), list(zip(SERVICES, ("worker", "beat", "flower"), strict=False)))
 def test_the_command_is_one_that_celery_takes(name: str, program: str) -> None:
     found = unit(name)
     path, *arguments = command(found)
@@ -149,6 +150,17 @@ def test_beats_schedule_is_where_it_may_write() -> None:
     assert schedule.startswith(f"/var/lib/{only(found['Service'], 'StateDirectory')}/")
 
 
+def test_the_metrics_command_is_one_that_we_take() -> None:
+    found = unit("etl-metrics.service")
+    path, *words = command(found)
+    assert path == f"{HOME}/.venv/bin/python"
+    assert only(found["Service"], "WorkingDirectory") == HOME, ".env is found there"
+    assert words[:3] == ["-m", "etl_tasks", "metrics"]
+    with cli.commands["metrics"].make_context("metrics", words[3:]) as context:
+        assert context.params["address"] == "127.0.0.1"
+        assert context.params["port"] == 9464
+
+
 def test_flower_listens_on_this_machine_only() -> None:
     assert "--address=127.0.0.1" in command(unit("etl-flower.service"))
 
@@ -156,11 +168,11 @@ def test_flower_listens_on_this_machine_only() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here to ask")
 def test_systemd_itself_finds_nothing_to_say(tmp_path: Path) -> None:
     # It looks for the program and for the targets around: the one is put in its place, the others are left out.
-    program = tmp_path / "celery"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    for name in ("celery", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     for name in (*SERVICES, "etl.target"):
-        text = (UNITS / name).read_text(encoding="utf-8").replace(f"{HOME}/.venv/bin/celery", str(program))
+        text = (UNITS / name).read_text(encoding="utf-8").replace(f"{HOME}/.venv/bin", str(tmp_path))
         (tmp_path / name.replace("@", "@main")).write_text(re.sub(r"(?m)^(Wants|After)=.*\n", "", text))
     units = [str(tmp_path / name.replace("@", "@main")) for name in SERVICES]
     done = subprocess.run(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from etl_tasks.adapters.journal.counting import keep_counts
 from etl_tasks.adapters.journal.database import Database, Transaction
 from etl_tasks.adapters.journal.lock import SweepLock
 from etl_tasks.adapters.journal.publishes import PublishJournal
@@ -123,7 +124,10 @@ class SweepJournal:
             transaction.run("mark_publish_sent", clean_table=clean_table, partition=partition)
 
     def prune(self, retention_days: int) -> int:
-        """Drop ended runs past ``JOURNAL_RETENTION_DAYS`` in batches (0: keep all); how many. Coverage stays."""
+        """Drop ended runs past ``JOURNAL_RETENTION_DAYS`` in batches (0: keep all); how many. Coverage stays.
+
+        What they have counted goes to the totals in the same transaction: counters never fall.
+        """
         pruned = 0
         while retention_days > 0:
             with self._database.transaction() as transaction:
@@ -136,6 +140,7 @@ class SweepJournal:
                         batch=_PRUNE_BATCH_RUNS,
                     )
                 ]
+                keep_counts(transaction, self._clean_table, run_ids)
                 _prune(transaction, run_ids)
             pruned += len(run_ids)
             if len(run_ids) < _PRUNE_BATCH_RUNS:

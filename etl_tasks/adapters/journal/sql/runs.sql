@@ -206,7 +206,9 @@ WHERE r.clean_table = %(clean_table)s AND r.ts_end < clock_timestamp() - make_in
       SELECT 1 FROM public.inc_processing_run_partitions rp
       JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
       WHERE rp.run_id = r.id AND p.loaded_gen > p.published_gen)
-ORDER BY r.id LIMIT %(batch)s;
+ORDER BY r.id LIMIT %(batch)s
+-- Two pruners would count a run twice.
+FOR UPDATE OF r SKIP LOCKED;
 
 -- name: prune_slices
 -- Slices of pruned runs.

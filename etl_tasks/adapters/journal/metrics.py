@@ -1,0 +1,130 @@
+"""The journal as metrics: one consistent look a scrape, cheap however many slices have ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from etl_tasks.adapters.journal.counting import counted
+from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.runs import watermark_of
+from etl_tasks.core.metrics import (
+    Counts,
+    GapMetrics,
+    JournalMetrics,
+    ProcessMetrics,
+    PublishingMetrics,
+    ReconcileMetrics,
+    lane_of,
+)
+from etl_tasks.core.status import lag_of
+
+# Progress is looked for in so many of a process's last runs: refused ones move nothing.
+_LAST_RUNS = 50
+
+
+class MetricsJournal:
+    """Reads what ``metrics`` serves; remembers what ended runs have counted, so keep one for all scrapes.
+
+    ``shift_min`` is the shift of source time against business time; ``gaps_since`` (source time) is where gaps are
+    counted from, None for the earliest coverage.
+    """
+
+    def __init__(
+        self, database: Database, clean_table: str, shift_min: int, gaps_since: datetime | None = None
+    ) -> None:
+        self._database = database
+        self._clean_table = clean_table
+        self._shift_min = shift_min
+        self._gaps_since = gaps_since
+        self._totals: Counts = Counter()
+        self._ended: set[int] = set()
+        self._ended_counts: Counts = Counter()
+
+    def read(self) -> JournalMetrics:
+        """Everything at one moment. Raises Unreachable, SchemaError and what else the database raises."""
+        with self._database.transaction() as transaction:
+            transaction.run("metrics_snapshot")
+            now = transaction.now()
+            ids = transaction.one("metrics_run_ids", clean_table=self._clean_table)
+            processes = self._processes(transaction, now)
+            active = [int(each) for each in ids.active]
+            return JournalMetrics(
+                now=now,
+                processes=processes,
+                active_runs={
+                    (row.process_name, row.status): int(row.runs)
+                    for row in transaction.all("metrics_active", clean_table=self._clean_table)
+                },
+                active_slices={
+                    (row.process_name, row.state): int(row.slices)
+                    for row in transaction.all("metrics_active_slices", run_ids=active)
+                },
+                publishing=self._publishing(transaction),
+                gaps=self._gaps(transaction, processes),
+                reconcile=self._reconcile(transaction),
+                counts=self._ended_so_far(transaction, {int(each) for each in ids.ended})
+                + counted(transaction, active),
+            )
+
+    def _ended_so_far(self, transaction: Transaction, ended: set[int]) -> Counts:
+        """The totals and what every ended run has counted; only the runs that have ended since the last call are read.
+
+        Whatever changes an ended run (pruning, a window found lost) changes the totals too: then all are read again.
+        """
+        totals: Counts = Counter(
+            {
+                (row.name, row.label): int(row.value)
+                for row in transaction.all("metrics_totals", clean_table=self._clean_table)
+            }
+        )
+        if totals != self._totals or not self._ended <= ended:
+            self._ended, self._ended_counts = set(), Counter()
+        counts = self._ended_counts + counted(transaction, sorted(ended - self._ended))
+        self._totals, self._ended, self._ended_counts = totals, ended, counts
+        return totals + counts
+
+    def _processes(self, transaction: Transaction, now: datetime) -> list[ProcessMetrics]:
+        found = []
+        for row in transaction.all("metrics_processes", clean_table=self._clean_table, last=_LAST_RUNS):
+            watermark = watermark_of(transaction, row.process_name)
+            lag_s = None if watermark is None else lag_of(watermark, now, self._shift_min).total_seconds()
+            found.append(ProcessMetrics(row.process_name, row.started_at, row.progress_at, watermark, lag_s))
+        return found
+
+    def _publishing(self, transaction: Transaction) -> PublishingMetrics:
+        row = transaction.one("metrics_publishing", clean_table=self._clean_table)
+        return PublishingMetrics(
+            owed=int(row.owed),
+            due=int(row.due),
+            running=int(row.running),
+            error=int(row.error),
+            incomplete=int(row.incomplete),
+            oldest_unpublished_s=float(row.oldest_s or 0),
+            unpublished_s=float(row.unpublished_s),
+            last_published_at=row.last_published_at,
+            last_duration_ms=row.last_duration_ms,
+        )
+
+    def _gaps(self, transaction: Transaction, processes: list[ProcessMetrics]) -> GapMetrics | None:
+        watermarks = [each.watermark for each in processes if each.watermark and lane_of(each.process) == "schedule"]
+        if not watermarks:
+            return None
+        # Source time is business time and the shift.
+        until = max(watermarks) + timedelta(minutes=self._shift_min)
+        row = transaction.one("metrics_gaps", clean_table=self._clean_table, since=self._gaps_since, until=until)
+        return GapMetrics(int(row.gaps), float(row.gap_s))
+
+    def _reconcile(self, transaction: Transaction) -> ReconcileMetrics | None:
+        row = transaction.one("metrics_reconcile", clean_table=self._clean_table)
+        if row is None:
+            return None
+        return ReconcileMetrics(
+            status=row.status,
+            ended_at=row.ended_at,
+            compared_at=row.compared_at,
+            differing=int(row.differing),
+            missing=int(row.missing),
+            extra=int(row.extra),
+            changed=int(row.changed),
+        )
