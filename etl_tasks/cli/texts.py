@@ -55,6 +55,15 @@ def duration(span: timedelta | float | None) -> str:
     return f"{sign}{hours} h {minutes} min" if hours else f"{sign}{minutes} min {rest} s"
 
 
+def rough(span: timedelta) -> str:
+    """``8 s``, ``42 min``, ``2 h 5 min``, ``4 d 3 h``: as ``duration``, no finer than somebody in a hurry reads."""
+    seconds = round(abs(span.total_seconds()))
+    sign = "-" if seconds and span < timedelta(0) else ""
+    if seconds < 60:
+        return f"{sign}{seconds} s"
+    return duration(span) if seconds >= 3600 else f"{sign}{round(seconds / 60)} min"
+
+
 def number(value: int) -> str:
     """``1,234,567``."""
     return f"{value:,}"

@@ -16,8 +16,9 @@ from etl_tasks.cli.following import IDLE_S, JOURNAL_PATIENCE_S, WORKER_COMMAND, 
 from etl_tasks.cli.main import cli, main
 from etl_tasks.cli.migrate import what_changed
 from etl_tasks.cli.run import why_not_ok
-from etl_tasks.cli.status import as_dict
+from etl_tasks.cli.status_json import as_dict
 from etl_tasks.cli.texts import duration, first_line, iso
+from etl_tasks.cli.verdict import Expectations
 from etl_tasks.config import Settings
 from etl_tasks.core.status import (
     FailedSlice,
@@ -251,7 +252,7 @@ def test_status_json_sums_up_a_run() -> None:
         incomplete=[20250808],
         rejected={7: 2},
     )
-    printed = as_dict(report, "stg.codes", 0)
+    printed = as_dict(report, "stg.codes", Expectations(step_s=600, lag_s=120))
     (process,) = printed["processes"]
     assert process["lag_s"] == 3600
     (run,) = process["runs"]
