@@ -14,6 +14,7 @@ from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, numb
 from etl_tasks.cli.verdict import CLI, Expectations, Verdict, schedule_lanes, why_owed
 from etl_tasks.core.states import RunStatus, SliceState
 from etl_tasks.core.status import (
+    NEWEST_REJECTS,
     ProcessView,
     ReconcileView,
     RejectGroup,
@@ -216,6 +217,8 @@ def rejects_table(rejects: Sequence[RejectGroup]) -> Table:
             Text(f"{first_line(each.value, 60)} in row {first_line(each.row_key, 100)}"),
         )
     _and_more(table, len(rejects) - _MOST_REJECTS)
+    if sum(each.rows for each in rejects) >= NEWEST_REJECTS:
+        table.add_row("", "", f"counted over the newest {number(NEWEST_REJECTS)} only")
     return table
 
 

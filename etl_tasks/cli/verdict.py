@@ -143,7 +143,7 @@ def _running(report: StatusReport, expected: Expectations) -> Clause:
         text = f"STOPPED: no sign of a worker for {rough(quiet)} {while_due}"
         return Clause(Level.STOPPED, text, WORKER_COMMAND)
     stood = now - report.last_progress if report.last_progress else None
-    if due and not at_work and stood is not None and stood.total_seconds() > expected.stuck_s:
+    if due and loads and not at_work and stood is not None and stood.total_seconds() > expected.stuck_s:
         text = f"STUCK: a worker lives, but nothing has moved for {rough(stood)} while {what}"
         return Clause(Level.STOPPED, text, f"{CLI} doctor")
     if work.waiting and not due and not at_work:

@@ -10,6 +10,9 @@ from typing import Any
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 from etl_tasks.core.windows import Window
 
+NEWEST_REJECTS = 20_000
+"""So many values that did not fit, of the newest runs, are told by column and reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunView:
@@ -115,7 +118,8 @@ class UnloadedWindows:
 class RejectGroup:
     """Rows that were not moved because a value did not fit: by column and reason, the numbers in it left out.
 
-    ``run_id`` is the last run that met one, ``row_key`` and ``value`` are an example.
+    ``rows`` is of the newest ``NEWEST_REJECTS`` values. ``run_id`` is the last run that met one, ``row_key`` and
+    ``value`` are an example.
     """
 
     column: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
@@ -22,7 +22,7 @@ from etl_tasks.adapters.journal.status_rows import (
     window_time,
 )
 from etl_tasks.core.run_report import RECENT_S, RunReport
-from etl_tasks.core.status import FailedSlice, ProcessView, RunProgress, StatusReport
+from etl_tasks.core.status import NEWEST_REJECTS, FailedSlice, ProcessView, RejectGroup, RunProgress, StatusReport
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import UsageError
 
@@ -58,7 +58,7 @@ class StatusJournal:
                 },
                 work=open_work(transaction.one("status_work", **every)),
                 unloaded=[unloaded_windows(row) for row in transaction.all("status_unloaded", **every)],
-                rejects=[reject_group(row) for row in transaction.all("status_rejects", **every, most=_MOST_REJECTS)],
+                rejects=_rejects(transaction, every),
                 reconciles=[
                     reconcile_view(row)
                     for row in transaction.all("status_reconciles", clean_table=clean_table, most=_LAST_RECONCILES)
@@ -98,7 +98,7 @@ class StatusJournal:
                 slowest=[window_time(each) for each in slowest],
                 most_split=[split_tree(each) for each in most_split],
                 rejected_rows=int(transaction.one("rejected_rows_of_run", run_id=run_id).rejected_rows),
-                rejects=[reject_group(each) for each in transaction.all("status_rejects", **key, most=_MOST_REJECTS)],
+                rejects=_rejects(transaction, key),
                 unloaded=sum(int(each.windows) for each in transaction.all("status_unloaded", **key)),
                 pace=pace_of(transaction.one("pace_of_run", run_id=run_id, recent_s=RECENT_S), RECENT_S),
             )
@@ -133,6 +133,11 @@ def _runs_in_detail(processes: Sequence[ProcessView]) -> list[int]:
         chosen.update(run.run_id for run in runs if run.active)
         chosen.update(run.run_id for run in [run for run in runs if run.status != "skipped"][:1])
     return sorted(chosen)
+
+
+def _rejects(transaction: Transaction, key: Mapping[str, Any]) -> list[RejectGroup]:
+    rows = transaction.all("status_rejects", **key, newest=NEWEST_REJECTS, most=_MOST_REJECTS)
+    return [reject_group(row) for row in rows]
 
 
 def _run_row(transaction: Transaction, run_id: int) -> Any:

@@ -90,16 +90,18 @@ FROM groups g JOIN public.inc_processing_slices e ON e.id = g.example_id
 ORDER BY g.windows DESC, g.run_id DESC, g.error_kind;
 
 -- name: status_rejects
--- Rows that were not moved by column and reason (without the numbers in it, which differ from row to row), the most first.
-WITH named AS (
-    SELECT x.run_id, x.row_key, x.column_name, x.value,
-        regexp_replace(x.reason, '(^|element |: )[-+]?[0-9][0-9.eE+-]*', '\1N', 'g') AS reason
+-- What the newest rejects are, by column and reason (without the numbers in it, which differ from row to row), the most first.
+WITH newest AS (
+    SELECT x.run_id, x.row_key, x.column_name, x.value, x.reason
     FROM public.inc_processing_rejects x JOIN public.inc_processing r ON r.id = x.run_id
     WHERE r.clean_table = %(clean_table)s AND (%(run_id)s::bigint IS NULL OR x.run_id = %(run_id)s)
+    ORDER BY x.run_id DESC LIMIT %(newest)s
+), named AS (
+    SELECT n.*, regexp_replace(n.reason, '(^|element |: )[-+]?[0-9][0-9.eE+-]*', '\1N', 'g') AS without_numbers FROM newest n
 )
-SELECT column_name, reason, count(*) AS rows, max(run_id) AS run_id, (array_agg(row_key ORDER BY run_id DESC, row_key))[1] AS row_key,
-    (array_agg(value ORDER BY run_id DESC, row_key))[1] AS value
-FROM named GROUP BY column_name, reason ORDER BY rows DESC, column_name, reason LIMIT %(most)s;
+SELECT column_name, without_numbers AS reason, count(*) AS rows, max(run_id) AS run_id, (array_agg(row_key))[1] AS row_key,
+    (array_agg(value))[1] AS value
+FROM named GROUP BY column_name, without_numbers ORDER BY rows DESC, column_name, without_numbers LIMIT %(most)s;
 
 -- name: status_reconciles
 -- The newest comparisons with the source.
@@ -134,8 +136,9 @@ SELECT rp.partition, rp.state, rp.slices, rp.open_slices, rp.failed_slices, rp.w
     extract(epoch FROM coalesce(rp.finished_at, clock_timestamp()) - rp.released_at) AS loading_s,
     p.publish_state, p.published_gen, p.last_duration_ms, p.last_error, d.details ->> 'rows' AS clean_rows,
     p.publish_state = 'due' AND p.not_before > clock_timestamp() AS publish_waits,
-    EXISTS (SELECT 1 FROM public.inc_processing_partitions o
-            WHERE o.clean_table = r.clean_table AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp()) AS publishing
+    (SELECT count(*) > 0 FROM public.inc_processing_partitions o
+     WHERE o.clean_table = (SELECT clean_table FROM public.inc_processing WHERE id = %(run_id)s)
+       AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp()) AS publishing
 FROM public.inc_processing_run_partitions rp
 JOIN public.inc_processing r ON r.id = rp.run_id
 JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
