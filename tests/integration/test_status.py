@@ -16,13 +16,18 @@ from etl_tasks.core.publishing import StageMetric
 from etl_tasks.core.records import NewRun, Reject, SliceResult
 from etl_tasks.core.slicing import SlicingRules, plan_slices
 from etl_tasks.core.status import RunProgress, StatusReport, slices_by_state
-from etl_tasks.core.windows import halve
+from etl_tasks.core.windows import Window, halve
 from etl_tasks.errors import CountMismatch, Overloaded, RowRejected, Unreachable, UsageError
 
 MIDNIGHT = datetime(2025, 8, 8, tzinfo=UTC)
 CLEAN = "stg.status_test"
 CADENCE = CadenceRules(every_minutes=0, every_slices=0, always_at_end=True, raw_ttl_s=5 * 86400)
 RULES = SlicingRules(step_min=60, initial_slice_min=60)
+
+
+def hour(number: int) -> Window:
+    """An hour of the day, counted from 0."""
+    return Window(MIDNIGHT + timedelta(hours=number), MIDNIGHT + timedelta(hours=number + 1))
 
 
 class World:
@@ -115,6 +120,21 @@ def test_a_run_from_its_plan_to_its_end(world: World) -> None:
     assert by_kind["planned", None].deepest == 1
     assert by_kind["done", None].rows == 100
     assert report.rejected == {run_id: 1}
+    # Of the three planned: one waits, the two halves of the split are due.
+    work = report.work
+    assert (work.due, work.lost, work.waiting, work.held_back, work.running, work.workers) == (2, 0, 1, 0, 1, 1)
+    assert work.next_try_at is not None
+    assert timedelta(minutes=9) < work.next_try_at - report.now <= timedelta(minutes=10)
+    assert work.oldest_start is not None
+    (missing,) = report.unloaded
+    assert (missing.run_id, missing.error_kind, missing.windows) == (run_id, "RowRejected", 1)
+    assert (missing.window, missing.last_error) == (failing.window, "row a: st holds 300")
+    # One row with two columns that do not fit.
+    assert [(each.column, each.rows, each.row_key) for each in report.rejects] == [
+        ("pt", 1, "('a',)"),
+        ("st", 1, "('a',)"),
+    ]
+    assert report.last_progress == report.last_sign
     assert [owed.partition for owed in report.owed] == [20250808]
     assert report.oldest_heartbeat is not None
     assert abs(report.now - report.oldest_heartbeat) < timedelta(minutes=1)
@@ -170,6 +190,129 @@ def test_settled_partitions_are_not_counted_again(world: World) -> None:
         world.load(slice_id, 7)
     assert [each.rows for each in world.progress(run_id).partitions] == [7, 7]
     assert [each.rows for each in world.status.progress(run_id, {20250807}).partitions] == [0, 7]
+
+
+def test_one_run_whole(world: World) -> None:
+    run_id = world.plan(4)
+    slices = world.journal.slices
+    first, second, third, fourth = world.claim(run_id)
+    world.load(first, 100)
+
+    def split(slice_id: int, times: int) -> None:
+        """Split a slice, its first half again, and so on; load all that comes of it."""
+        claim = slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        halves = slices.split(claim, halve(claim.window), Overloaded("x"), f"refused at depth {claim.depth}").children
+        if times > 1:
+            split(halves[0], times - 1)
+        else:
+            world.load(halves[0], 10)
+        world.load(halves[1], 10)
+
+    split(second, 3)
+    split(third, 1)
+    before = world.status.run_report(run_id)
+    failing = slices.claim(fourth, worker="w2", lease_s=60, max_attempts=5)
+    assert failing is not None
+    slices.record_rejects(
+        failing,
+        [
+            Reject("('a',)", "st", "300", "300 is outside 0 .. 255 of UInt8"),
+            Reject("('b',)", "st", "-1", "-1 is outside 0 .. 255 of UInt8"),
+            Reject("('b',)", "ch", "[1e9]", "element 3: 1e+09 is outside 0 .. 255 of UInt8"),
+        ],
+    )
+    working = world.status.run_report(run_id)
+    slices.fail(failing, RowRejected("row a"), "row a: st holds 300")
+    report = world.status.run_report(run_id)
+
+    assert (report.clean_table, report.run.run_id, report.failed_slices, report.unloaded) == (CLEAN, run_id, 1, 1)
+    assert slices_by_state(report.groups, run_id) == {"planned": 0, "running": 0, "done": 7, "split": 4, "error": 1}
+    # Three splits below one another make six parts, of which four are loaded.
+    assert [
+        (each.window, each.descendants, each.deepest, each.done, each.failed, each.open, each.last_error)
+        for each in report.most_split
+    ] == [
+        (hour(1), 6, 3, 4, 0, 0, "refused at depth 0"),
+        (hour(2), 2, 1, 2, 0, 0, "refused at depth 0"),
+    ]
+    assert report.rejected_rows == 2
+    assert [(each.column, each.reason, each.rows) for each in report.rejects] == [
+        ("st", "N is outside 0 .. 255 of UInt8", 2),
+        ("ch", "element N: N is outside 0 .. 255 of UInt8", 1),
+    ]
+    assert (before.pace.open_slices, before.pace.open_window_s) == (1, 3600.0)
+    # 100 rows in an hour of the source, six halves of ten in two hours; all of it in these last minutes.
+    pace = report.pace
+    assert (pace.done, pace.rows, pace.recent_done, pace.recent_rows) == (7, 160, 7, 160)
+    assert (pace.recent_window_s, pace.open_slices, pace.open_window_s) == (3 * 3600.0, 0, 0.0)
+    assert len(report.slowest) == 10
+    assert [each.took_s for each in report.slowest] == sorted((each.took_s for each in report.slowest), reverse=True)
+    assert {each.state for each in report.slowest} <= {"done", "split", "error"}
+    (under_way,) = [each for each in working.slowest if each.state == "running"]
+    assert (under_way.window, under_way.worker, under_way.attempts) == (hour(3), "w2", 1)
+    assert (working.work.running, report.work.running) == (1, 0)
+    with pytest.raises(UsageError, match="no run 99"):
+        world.status.run_report(99)
+
+
+def test_what_another_run_has_loaded_is_not_missing_any_more(world: World) -> None:
+    first = world.plan(2)
+    for slice_id in world.claim(first):
+        claim = world.journal.slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        world.journal.slices.fail(claim, RowRejected("x"), f"no row of {claim.window}")
+    assert world.journal.runs.abort(first, "enough") == "error"
+    assert [(each.run_id, each.windows) for each in world.report().unloaded] == [(first, 2)]
+
+    second = world.plan(2, process="manual_codes")
+    loaded, failed = world.claim(second)
+    world.load(loaded, 10)
+    claim = world.journal.slices.claim(failed, worker="w", lease_s=60, max_attempts=5)
+    assert claim is not None
+    world.journal.slices.fail(claim, Unreachable("x"), "away")
+    # What both failed on is told once, by the later one.
+    (missing,) = world.report().unloaded
+    assert (missing.run_id, missing.windows, missing.window) == (second, 1, hour(1))
+    assert (world.status.run_report(first).unloaded, world.status.run_report(first).failed_slices) == (1, 2)
+
+
+def test_reconciles_and_what_still_differs(world: World) -> None:
+    def reconciled(start: int, end: int, *differing: int, by_hash: bool = True, status: str | None = None) -> None:
+        """A comparison of some hours, some of which differ."""
+        found = ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in differing)
+        with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {world.table}_reconciles (clean_table, since, until, by_hash, status, ended_at, windows, "
+                f"differing, missing) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, tstzmultirange({found}), %s)",
+                (
+                    CLEAN,
+                    hour(start).start,
+                    hour(end).start,
+                    by_hash,
+                    status or ("different" if differing else "exact"),
+                    end - start,
+                    len(differing),
+                ),
+            )
+        connection.close()
+
+    assert (list(world.report().reconciles), list(world.report().differing)) == ([], [])
+    reconciled(0, 10, 2, 5)
+    reconciled(12, 14)
+    report = world.report()
+    assert [(each.status, each.windows) for each in report.reconciles] == [("exact", 2), ("different", 10)]
+    assert [*report.reconciles[1].differing] == [hour(2), hour(5)]
+    assert [*report.differing] == [hour(2), hour(5)]
+    # The fifth hour was repaired. To count the second again does not settle what was found by its content.
+    reconciled(5, 6)
+    reconciled(0, 10, by_hash=False)
+    # One that ended in error has compared nothing.
+    reconciled(0, 10, status="error")
+    assert [*world.report().differing] == [hour(2)]
+    reconciled(2, 3)
+    assert [*world.report().differing] == []
+    assert world.status.report("stg.another").reconciles == []
 
 
 def test_other_tables_are_left_out(world: World) -> None:
