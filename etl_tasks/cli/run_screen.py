@@ -11,7 +11,7 @@ from rich.text import Text
 from etl_tasks.cli.run_verdict import eta_words
 from etl_tasks.cli.status_screen import errors_table, headline, rejects_table, slices_table
 from etl_tasks.cli.tables import STYLES, plain_table
-from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_time
+from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
 from etl_tasks.cli.verdict import Verdict
 from etl_tasks.core.run_report import Rate, RunReport, overall_rate, recent_rate
 from etl_tasks.core.status import PartitionProgress, with_errors
@@ -43,7 +43,7 @@ def run_parts(report: RunReport, verdict: Verdict) -> Iterator[RenderableType]:
 
 def _facts(report: RunReport) -> Iterator[Text]:
     run, now = report.run, report.now
-    interval = f"[{short_time(run.since)}, {short_time(run.covered_until or run.until)})" if run.since else "none"
+    interval = short_interval(run.since, run.covered_until or run.until)
     clipped = ""
     if run.until and run.covered_until and run.covered_until < run.until:
         clipped = f", asked until {short_time(run.until)}: the rest was too young (PHX_QUERY_LAG_MINUTES)"
@@ -94,9 +94,12 @@ def _stages(report: RunReport) -> Table:
 
 
 def _partitions(report: RunReport) -> Table:
-    numeric = ("slices", "open", "failed", "rows", "splits", "overloads", "in CLEAN")
-    titles = ("partition", "state", "slices", "open", "failed", "rows", "splits", "overloads", "loading", "publish")
-    table = plain_table(*titles, "took", "in CLEAN", "its last words", numeric=numeric, whole=("partition", "state"))
+    titles = ["partition", "state", "slices", "open", "failed", "rows", "splits", "loading", "publish", "in CLEAN"]
+    whole = [*titles]
+    said = any(_publish_error(each) for each in report.progress.partitions)
+    titles += ["the publish's last words"] if said else []
+    numeric = ("slices", "open", "failed", "rows", "splits", "in CLEAN")
+    table = plain_table(*titles, numeric=numeric, whole=whole)
     shown = _worth_showing(report.progress.partitions)
     for each in shown:
         table.add_row(
@@ -107,12 +110,10 @@ def _partitions(report: RunReport) -> Table:
             Text(number(each.failed_slices), style=STYLES["error"] if each.failed_slices else ""),
             number(each.rows),
             number(each.splits),
-            number(each.overloads),
             duration(each.loading_s),
             _publish_words(each),
-            duration(each.publish_ms / 1000) if each.published and each.publish_ms is not None else "",
             number(each.clean_rows) if each.published and each.clean_rows is not None else "",
-            Text(first_line(each.publish_error, 120)) if not each.published and each.publish_error else "",
+            *([Text(_publish_error(each))] if said else []),
         )
     left_out = len(report.progress.partitions) - len(shown)
     if left_out:
@@ -130,25 +131,31 @@ def _worth_showing(partitions: Sequence[PartitionProgress]) -> list[PartitionPro
     return sorted(ranked[:_MOST_PARTITIONS], key=lambda each: each.partition)
 
 
+def _publish_error(each: PartitionProgress) -> str:
+    return first_line(each.publish_error, 120) if each.publish_error and not each.published else ""
+
+
 def _publish_words(each: PartitionProgress) -> Text:
     if each.publish_failed:
         return Text("gave up", style=STYLES["error"])
     if each.published:
-        return Text("published, INCOMPLETE" if each.failed_slices else "published")
+        took = f" in {duration(each.publish_ms / 1000)}" if each.publish_ms is not None else ""
+        return Text(f"done{took}, a hole" if each.failed_slices else f"done{took}")
     if not each.loaded:
         return Text("nothing loaded" if each.state == "done" else "")
     later = ", later" if each.publish_waits else ""
-    return Text(f"owed, {each.publish_state}{later}", style=STYLES["attention"] if each.state == "done" else "")
+    owed = "owed" if each.publish_state == "idle" else f"owed, {each.publish_state}"
+    return Text(f"{owed}{later}", style=STYLES["attention"] if each.state == "done" else "")
 
 
 def _slowest(report: RunReport) -> Table:
     numeric = ("took", "rows", "attempts", "overloads")
     titles = ("slowest windows (UTC)", "state", "took", "rows", "attempts", "overloads", "mostly", "worker")
-    table = plain_table(*titles, numeric=numeric, whole=("state",))
+    table = plain_table(*titles, numeric=numeric, whole=titles[:-1])
     for each in report.slowest[:_MOST_WINDOWS]:
         stage = each.longest_stage
         table.add_row(
-            str(each.window),
+            short_interval(each.window.start, each.window.end),
             Text(each.state, style=STYLES.get(each.state, "")),
             duration(each.took_s),
             number(each.rows),
@@ -163,10 +170,10 @@ def _slowest(report: RunReport) -> Table:
 def _most_split(report: RunReport) -> Table:
     numeric = ("parts", "depth", "done", "failed", "open")
     titles = ("most split windows (UTC)", "parts", "depth", "done", "failed", "open", "why", "the first refusal")
-    table = plain_table(*titles, numeric=numeric, whole=("why",))
+    table = plain_table(*titles, numeric=numeric, whole=titles[:-1])
     for each in report.most_split[:_MOST_WINDOWS]:
         table.add_row(
-            str(each.window),
+            short_interval(each.window.start, each.window.end),
             number(each.descendants),
             str(each.deepest),
             number(each.done),

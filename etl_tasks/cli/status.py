@@ -49,7 +49,8 @@ class _View:
     flag_value=WATCH_EVERY_S,
     type=click.FloatRange(0.1, 3600),
     metavar="[SECONDS]",
-    help=f"Look again every {WATCH_EVERY_S:g} (or --watch=SECONDS) s until Ctrl-C, or until RUN has ended.",
+    show_default=False,
+    help=f"Look again every {WATCH_EVERY_S:g} s, or --watch=SECONDS, until Ctrl-C or until RUN has ended.",
 )
 def status_command(run_id: int | None, as_json: bool, every_s: float | None) -> None:
     """Say whether it runs, is behind or has failed, and what to type next; below, why: runs, slices, what is not

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etl_tasks.cli.tables import STYLES, plain_table
-from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_time
+from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
 from etl_tasks.cli.verdict import CLI, Expectations, Verdict, schedule_lanes, why_owed
 from etl_tasks.core.states import RunStatus, SliceState
 from etl_tasks.core.status import (
@@ -18,7 +18,6 @@ from etl_tasks.core.status import (
     ProcessView,
     ReconcileView,
     RejectGroup,
-    RunView,
     SliceGroup,
     StatusReport,
     lag_of,
@@ -126,26 +125,20 @@ def _reconcile_words(view: ReconcileView, now: datetime, expected: Expectations)
 
 
 def _runs(report: StatusReport) -> Table:
-    titles = ("process", "run", "status", "since (UTC)", "until", "took", "heartbeat", "progress", "why")
-    table = plain_table(*titles, numeric=("run",), whole=("process", "status", "took", "heartbeat", "progress"))
+    titles = ("process", "run", "status", "interval (UTC)", "took", "heartbeat", "why")
+    table = plain_table(*titles, numeric=("run",), whole=titles[:-1])
     for process in report.processes:
         for index, run in enumerate(process.runs):
             table.add_row(
                 Text(process.process if index == 0 else "", style="bold"),
                 str(run.run_id),
                 Text(run.status, style=STYLES.get(run.status, "")),
-                short_time(run.since),
-                short_time(run.covered_until or run.until),
+                short_interval(run.since, run.covered_until or run.until),
                 duration((run.ended_at or report.now) - run.started_at),
-                _ago(run, run.heartbeat_at, report.now),
-                _ago(run, run.progress_at, report.now),
+                f"{rough(report.now - run.heartbeat_at)} ago" if run.active and run.heartbeat_at else "",
                 Text(first_line(run.reason, 120) if run.status != RunStatus.OK else ""),
             )
     return table
-
-
-def _ago(run: RunView, moment: datetime | None, now: datetime) -> str:
-    return f"{rough(now - moment)} ago" if run.active and moment is not None else ""
 
 
 def slices_table(slices: Sequence[SliceGroup], rejected_rows: Mapping[int, int]) -> Table:
@@ -169,16 +162,15 @@ def slices_table(slices: Sequence[SliceGroup], rejected_rows: Mapping[int, int])
 
 
 def _unloaded(report: StatusReport) -> Table:
-    titles = ("not loaded", "last tried by run", "why", "from (UTC)", "to", "the last words on one of them")
-    table = plain_table(*titles, numeric=("not loaded", "last tried by run"), whole=("why",))
+    titles = ("not loaded", "run", "why", "windows between (UTC)", "the last words on one of them")
+    table = plain_table(*titles, numeric=("not loaded", "run"), whole=("why", "windows between (UTC)"))
     for each in report.unloaded[:_MOST_ERRORS]:
         table.add_row(
             number(each.windows),
             str(each.run_id),
             Text(each.error_kind, style=STYLES["error"]),
-            short_time(each.since),
-            short_time(each.until),
-            Text(f"{each.window} {first_line(each.last_error, 160)}"),
+            short_interval(each.since, each.until),
+            Text(first_line(each.last_error, 200)),
         )
     _and_more(table, len(report.unloaded) - _MOST_ERRORS)
     return table
@@ -187,7 +179,14 @@ def _unloaded(report: StatusReport) -> Table:
 def errors_table(slices: Sequence[SliceGroup]) -> Table:
     """Why slices failed, wait or were split: by state and kind of error, with an example."""
     table = plain_table(
-        "run", "state", "slices", "why", "newest window", "its last words", numeric=("run", "slices"), whole=("state",)
+        "run",
+        "state",
+        "slices",
+        "why",
+        "newest window (UTC)",
+        "its last words",
+        numeric=("run", "slices"),
+        whole=("state", "why", "newest window (UTC)"),
     )
     found = with_errors(slices)
     for group in found[:_MOST_ERRORS]:
@@ -196,7 +195,7 @@ def errors_table(slices: Sequence[SliceGroup]) -> Table:
             Text(group.state, style=STYLES.get(group.state, "")),
             number(group.slices),
             group.error_kind or "",
-            str(group.window or ""),
+            short_interval(group.window.start, group.window.end) if group.window else "",
             Text(first_line(group.last_error, 200)),
         )
     _and_more(table, len(found) - _MOST_ERRORS)
@@ -224,7 +223,7 @@ def rejects_table(rejects: Sequence[RejectGroup]) -> Table:
 
 def _owed(report: StatusReport) -> Table:
     titles = ("owed", "publish", "loads", "since (UTC)", "why", "its last words")
-    table = plain_table(*titles, numeric=("loads",), whole=("owed", "publish"))
+    table = plain_table(*titles, numeric=("loads",), whole=titles[:4])
     for owed in report.owed[:_MOST_OWED]:
         table.add_row(
             str(owed.partition),

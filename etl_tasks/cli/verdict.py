@@ -148,6 +148,8 @@ def _running(report: StatusReport, expected: Expectations) -> Clause:
         return Clause(Level.STOPPED, text, f"{CLI} doctor")
     if work.waiting and not due and not at_work:
         return _waiting(report)
+    if loads and not at_work and all(run.status == RunStatus.PLANNED for run in loads):
+        return Clause(Level.OK, "planned, no worker has begun yet")
     if at_work or due or loads:
         since = f", last progress {rough(stood)} ago" if stood is not None and stood.total_seconds() > 60 else ""
         return Clause(Level.OK, f"running{since}" if at_work or loads else f"idle, {what}")

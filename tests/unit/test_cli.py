@@ -17,7 +17,7 @@ from etl_tasks.cli.main import cli, main
 from etl_tasks.cli.migrate import what_changed
 from etl_tasks.cli.run import why_not_ok
 from etl_tasks.cli.status_json import as_dict
-from etl_tasks.cli.texts import duration, first_line, iso
+from etl_tasks.cli.texts import duration, first_line, iso, rough, short_interval
 from etl_tasks.cli.verdict import Expectations
 from etl_tasks.config import Settings
 from etl_tasks.core.status import (
@@ -201,6 +201,31 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 )
 def test_durations(span: timedelta | float | None, text: str) -> None:
     assert duration(span) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (2520, "42 min"),
+        (3599, "60 min"),
+        (7500, "2 h 5 min"),
+        (-90, "-2 min"),
+    ],
+)
+def test_rough_spans(seconds: float, text: str) -> None:
+    assert rough(timedelta(seconds=seconds)) == text
+
+
+def test_short_intervals() -> None:
+    midnight = datetime(2025, 8, 8, tzinfo=UTC)
+    assert short_interval(NOON, NOON + timedelta(seconds=90)) == "2025-08-08 12:00–12:01:30"
+    assert short_interval(midnight, midnight + timedelta(days=1)) == "2025-08-08 00:00–24:00"
+    assert short_interval(midnight, midnight + timedelta(days=2)) == "2025-08-08 00:00–2025-08-10 00:00"
+    assert short_interval(midnight, midnight + timedelta(hours=25)) == "2025-08-08 00:00–2025-08-09 01:00"
+    assert short_interval(NOON, None) == "-"
 
 
 def test_times_and_lines() -> None:

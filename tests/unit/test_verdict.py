@@ -84,6 +84,11 @@ def test_no_worker_lives() -> None:
     assert said(report(silent, work=OpenWork(due=119, running=1)))[0] == "ok"
 
 
+def test_a_run_that_was_just_planned() -> None:
+    planned = report(run(status="planned"), work=OpenWork(due=12))
+    assert said(planned)[1] == "planned, no worker has begun yet; 3 min behind; nothing failed"
+
+
 def test_a_publish_that_nobody_takes() -> None:
     # The last run ended three hours ago; the publish may be taken for twenty minutes only.
     assert said(report(ended(minutes=180), owed=[owed(not_before=ago(20))]))[1].startswith(
