@@ -59,10 +59,11 @@ def _facts(report: RunReport) -> Iterator[Text]:
     yield Text(f"{run.status} since {iso_second(run.started_at)}, {end}{resumes}".replace(" since", ", started", 1))
     for notice in run.details.get("notices") or ():
         yield Text(f"notice: {notice}", style="yellow")
-    rates = [("whole run", overall_rate(report)), ("lately", recent_rate(report))]
-    said = [f"{name} {_rate_words(rate)}" for name, rate in rates if rate is not None]
-    if said:
-        yield Text("throughput: " + "; ".join(said))
+    overall, recent = overall_rate(report), recent_rate(report)
+    if overall is not None:
+        # Of a run younger than the recent minutes both are one.
+        lately = f"; lately {_rate_words(recent)}" if recent is not None and recent.span_s < overall.span_s - 1 else ""
+        yield Text(f"throughput: {_rate_words(overall)}{lately}")
     work = report.work
     if run.active and not run.is_publish:
         under_way = f"{count_of(work.running, 'slice')} under way on {count_of(work.workers, 'worker')}"

@@ -126,7 +126,7 @@ def _reconcile_words(view: ReconcileView, now: datetime, expected: Expectations)
 
 def _runs(report: StatusReport) -> Table:
     titles = ("process", "run", "status", "interval (UTC)", "took", "heartbeat", "why")
-    table = plain_table(*titles, numeric=("run",), whole=titles[:-1])
+    table = plain_table(*titles, numeric=("run",), whole=("status", "took", "heartbeat"))
     for process in report.processes:
         for index, run in enumerate(process.runs):
             table.add_row(

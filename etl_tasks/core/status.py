@@ -198,20 +198,24 @@ class StatusReport:
 
     @property
     def last_progress(self) -> datetime | None:
-        """When something of any run or publish shown moved last, or ended."""
+        """When something moved last, of the active runs and publishes; without any, of all that are shown."""
         moves = [moment for run in self._worked_on for moment in (run.progress_at, run.ended_at) if moment]
         return max(moves, default=None)
 
     @property
     def last_sign(self) -> datetime | None:
-        """When a worker was last heard of: its heartbeat on a run or publish shown, its progress, or an end."""
+        """When a worker was last heard of, by a heartbeat or by progress, of the same runs as ``last_progress``.
+
+        Workers write a heartbeat on everything that is active; that something else ended lately is no sign for it.
+        """
         beats = [run.heartbeat_at for run in self._worked_on if run.heartbeat_at]
         return max([*beats, *([self.last_progress] if self.last_progress else [])], default=None)
 
     @property
     def _worked_on(self) -> list[RunView]:
-        """What workers had in hand: a refused run was ended by whoever planned it."""
-        return [run for process in self.processes for run in process.runs if run.status != RunStatus.SKIPPED]
+        """What workers have in hand, or else had: a refused run was ended by whoever planned it."""
+        shown = [run for process in self.processes for run in process.runs if run.status != RunStatus.SKIPPED]
+        return self.active or shown
 
 
 def lag_of(watermark: datetime, now: datetime, shift_min: int) -> timedelta:

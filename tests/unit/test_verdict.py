@@ -80,6 +80,8 @@ def test_no_worker_lives() -> None:
     assert said(report(silent, work=OpenWork(waiting=1)))[1].startswith(
         "STOPPED: no sign of a worker for 42 min while a run is active;"
     )
+    # That something else ended a minute ago does not help the one that is active: its heartbeat is what counts.
+    assert said(report(silent, ended(6, minutes=1), work=OpenWork(due=1)))[1].startswith("STOPPED")
     # A lease that lives is a worker that lives, whatever the run's row says.
     assert said(report(silent, work=OpenWork(due=119, running=1)))[0] == "ok"
 
