@@ -54,7 +54,8 @@ def follow_to_end(planned: PlannedRun, process: str, reader: RunReader) -> None:
             progress = follower.follow(planned.run_id)
     except KeyboardInterrupt:
         click.echo(
-            f"run {planned.run_id} is left to the workers and goes on; follow it with: python -m etl_tasks status",
+            f"run {planned.run_id} is left to the workers and goes on; follow it with: "
+            f"python -m etl_tasks status {planned.run_id} --watch",
             err=True,
         )
         raise click.exceptions.Exit(INTERRUPTED) from None

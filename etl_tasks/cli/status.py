@@ -1,106 +1,123 @@
-"""``status``: the journal on one screen."""
+"""``status``: the journal on one screen, or one run whole."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from etl_tasks.cli.assembly import open_wiring, read_settings
+from etl_tasks.cli.run_json import run_as_dict
+from etl_tasks.cli.run_screen import run_parts
+from etl_tasks.cli.run_verdict import run_verdict
+from etl_tasks.cli.status_json import as_dict
 from etl_tasks.cli.status_screen import screen_parts
-from etl_tasks.cli.texts import iso, iso_or_none, iso_second, wide_console
-from etl_tasks.core.status import RunView, StatusReport, lag_of, slices_by_state, with_errors
+from etl_tasks.cli.texts import iso_second, wide_console
+from etl_tasks.cli.verdict import QUIET_S, Expectations, verdict
+from etl_tasks.cli.watching import open_display, watch
+from etl_tasks.core.run_report import RunReport
+from etl_tasks.core.status import StatusReport
+
+if TYPE_CHECKING:
+    from etl_tasks.config import Settings
+
+WATCH_EVERY_S = 2.0
 
 
-@click.command("status", short_help="Show runs, slices, splits, watermark, lag and what is owed.")
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is looked at: how to read it, its screen, its JSON, and whether there is nothing more to wait for."""
+
+    look: Callable[[], Any]
+    screen: Callable[[Any], RenderableType]
+    as_dict: Callable[[Any], dict[str, Any]]
+    over: Callable[[Any], bool]
+
+
+@click.command("status", short_help="Is it running, behind, failing? With RUN: one run whole.")
+@click.argument("run_id", metavar="[RUN]", required=False, type=click.IntRange(1, 2**63 - 1))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a screen.")
-def status_command(as_json: bool) -> None:
-    """Show what runs and what ran last, slices by state, splits and why, watermark and lag, and what is owed.
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=WATCH_EVERY_S,
+    type=click.FloatRange(0.1, 3600),
+    metavar="[SECONDS]",
+    show_default=False,
+    help=f"Look again every {WATCH_EVERY_S:g} s, or --watch=SECONDS, until Ctrl-C or until RUN has ended.",
+)
+def status_command(run_id: int | None, as_json: bool, every_s: float | None) -> None:
+    """Say whether it runs, is behind or has failed, and what to type next; below, why: runs, slices, what is not
+    loaded, errors, splits, rejects, what waits for publishing, the last reconcile.
 
-    Reads the journal in PostgreSQL and nothing else.
+    With RUN, the number of a run or publish, show that one whole: partitions, errors, the slowest and the most split
+    windows, throughput and time left.
+
+    Reads the journal in PostgreSQL and nothing else. Exits 0 whatever it finds (the "level" of --json tells: ok,
+    attention, failed or stopped), 2 when there is no RUN. With --json, --watch prints a line of JSON each time.
     """
     settings = read_settings()
-    wiring = open_wiring(settings)
-    report = wiring.status_journal.report(wiring.clean_table)
-    shift_min = settings.phx_query_shift_minutes
-    if as_json:
-        click.echo(json.dumps(as_dict(report, wiring.clean_table, shift_min), ensure_ascii=False, indent=2))
-        return
+    view = _everything(settings) if run_id is None else _one_run(run_id, settings)
     console = wide_console()
-    console.print(f"[bold]{wiring.clean_table}[/]  journal {settings.journal_table}  {iso_second(report.now)}")
-    for part in screen_parts(report, shift_min):
-        console.print()
-        console.print(part)
+    if every_s is not None:
+        with open_display(console, as_json) as display:
+            watch(view.look, view.as_dict if as_json else view.screen, view.over, display, every_s)
+    elif as_json:
+        click.echo(json.dumps(view.as_dict(view.look()), ensure_ascii=False, indent=2))
+    else:
+        console.print(view.screen(view.look()))
 
 
-def as_dict(report: StatusReport, clean_table: str, shift_min: int) -> dict[str, Any]:
-    """The report for programs: times in UTC, durations in seconds."""
-    return {
-        "now": iso(report.now),
-        "clean_table": clean_table,
-        "processes": [
-            {
-                "process": process.process,
-                "watermark": iso_or_none(process.watermark),
-                "lag_s": (
-                    int(lag_of(process.watermark, report.now, shift_min).total_seconds()) if process.watermark else None
-                ),
-                "runs": [_run_dict(run, report) for run in process.runs],
-            }
-            for process in report.processes
-        ],
-        "oldest_heartbeat": iso_or_none(report.oldest_heartbeat),
-        "owed": [
-            {
-                "partition": owed.partition,
-                "state": owed.state,
-                "generations": owed.generations,
-                "waiting_since": iso_or_none(owed.waiting_since),
-                "not_before": iso_or_none(owed.not_before),
-                "attempts": owed.attempts,
-                "error_kind": owed.error_kind,
-                "last_error": owed.last_error,
-            }
-            for owed in report.owed
-        ],
-        "incomplete_partitions": list(report.incomplete),
-    }
+def expectations(settings: Settings) -> Expectations:
+    """What is normal under these settings."""
+    return Expectations(
+        step_s=settings.step_min * 60,
+        lag_s=settings.phx_query_lag_minutes * 60,
+        shift_min=settings.phx_query_shift_minutes,
+        quiet_s=max(QUIET_S, 6.0 * settings.sweep_every_s),
+    )
 
 
-def _run_dict(run: RunView, report: StatusReport) -> dict[str, Any]:
-    groups = [group for group in report.slices if group.run_id == run.run_id]
-    detail: dict[str, Any] = {}
-    if groups:
-        detail = {
-            "slices": slices_by_state(groups, run.run_id),
-            "rows": sum(group.rows for group in groups),
-            "overloads": sum(group.overloads for group in groups),
-            "splits": [
-                {"error_kind": group.error_kind, "slices": group.slices} for group in groups if group.state == "split"
-            ],
-            "rejected_rows": report.rejected.get(run.run_id, 0),
-            "errors": [
-                {
-                    "error_kind": group.error_kind,
-                    "state": group.state,
-                    "slices": group.slices,
-                    "window": str(group.window),
-                    "last_error": group.last_error,
-                }
-                for group in with_errors(groups)
-            ],
-        }
-    return {
-        "run": run.run_id,
-        "status": run.status,
-        "active": run.active,
-        "since": iso_or_none(run.since),
-        "until": iso_or_none(run.until),
-        "covered_until": iso_or_none(run.covered_until),
-        "started_at": iso(run.started_at),
-        "ended_at": iso_or_none(run.ended_at),
-        "heartbeat_at": iso_or_none(run.heartbeat_at),
-        "reason": run.reason,
-        **detail,
-    }
+def _everything(settings: Settings) -> _View:
+    wiring = open_wiring(settings)
+    expected = expectations(settings)
+
+    def screen(report: StatusReport) -> RenderableType:
+        top = Text(f"{wiring.clean_table}  journal {settings.journal_table}  {iso_second(report.now)}")
+        return _stacked([top, *screen_parts(report, verdict(report, expected), expected)])
+
+    return _View(
+        look=lambda: wiring.status_journal.report(wiring.clean_table),
+        screen=screen,
+        as_dict=lambda report: as_dict(report, wiring.clean_table, expected),
+        over=lambda report: False,
+    )
+
+
+def _one_run(run_id: int, settings: Settings) -> _View:
+    wiring = open_wiring(settings)
+    expected = expectations(settings)
+
+    def screen(report: RunReport) -> RenderableType:
+        table = report.clean_table or "of the old system"
+        top = Text(f"run {run_id}  {table}  journal {settings.journal_table}  {iso_second(report.now)}")
+        return _stacked([top, *run_parts(report, run_verdict(report, expected))])
+
+    return _View(
+        look=lambda: wiring.status_journal.run_report(run_id),
+        screen=screen,
+        as_dict=lambda report: run_as_dict(report, expected),
+        over=lambda report: not report.run.active,
+    )
+
+
+def _stacked(parts: Iterable[RenderableType]) -> RenderableType:
+    """One below the other: title and headline together, an empty line before everything else."""
+    title, headline, *rest = parts
+    return Group(title, headline, *(line for part in rest for line in (Text(), part)))

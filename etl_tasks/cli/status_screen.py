@@ -1,145 +1,245 @@
-"""The screen of ``status``: a few tables, and a foot that says what somebody should do."""
+"""The screen of ``status``: a headline with what to type next, then a few tables that say why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etl_tasks.cli.texts import count_of, duration, first_line, iso, number, short_time
-from etl_tasks.core.states import MANUAL_PREFIX, RunStatus
-from etl_tasks.core.status import ProcessView, RunView, StatusReport, lag_of, slices_by_state, with_errors
+from etl_tasks.cli.tables import STYLES, plain_table
+from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
+from etl_tasks.cli.verdict import CLI, Expectations, Verdict, schedule_lanes, why_owed
+from etl_tasks.core.states import RunStatus, SliceState
+from etl_tasks.core.status import (
+    NEWEST_REJECTS,
+    ProcessView,
+    ReconcileView,
+    RejectGroup,
+    SliceGroup,
+    StatusReport,
+    lag_of,
+    slices_by_state,
+    with_errors,
+)
 
-_STYLES = {"ok": "green", "error": "bold red", "running": "cyan", "planned": "cyan", "skipped": "yellow"}
 _MOST_OWED = 12
 _MOST_ERRORS = 8
+_MOST_REJECTS = 8
 _SLICE_COLUMNS = ("slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected")
-_NUMERIC = frozenset({"run", "loads", *_SLICE_COLUMNS})
-_NEVER_FOLDED = frozenset({"process", "status", "state", "owed", "publish", "took", "heartbeat"})
 
 
-def screen_parts(report: StatusReport, shift_min: int) -> Iterator[RenderableType]:
+def screen_parts(report: StatusReport, verdict: Verdict, expected: Expectations) -> Iterator[RenderableType]:
     """What to print, one below the other."""
+    yield headline(verdict)
     if not report.processes:
-        yield Text("no run yet; the first one: python -m etl_tasks run --since … --until …")
         return
+    yield Text("\n").join(_facts(report, expected))
     yield _runs(report)
-    yield Text("\n").join(_watermark(process, report.now, shift_min) for process in report.processes if _lane(process))
     if report.slices:
-        yield _slices(report)
-    if with_errors(report.slices):
-        yield _errors(report)
+        yield slices_table(report.slices, report.rejected)
+    if report.unloaded:
+        yield _unloaded(report)
+    # What is in error is told by what is not loaded: the rest of it has been loaded since.
+    others = [group for group in report.slices if group.state != SliceState.ERROR]
+    if with_errors(others):
+        yield errors_table(others)
+    if report.rejects:
+        yield rejects_table(report.rejects)
     yield _owed(report) if report.owed else Text("nothing is owed: everything loaded is published")
-    foot = [*_foot(report)]
-    if foot:
-        yield Text("\n").join(foot)
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        narrow = title in _NUMERIC or title in _NEVER_FOLDED
-        table.add_column(title, justify="right" if title in _NUMERIC else "left", overflow="fold", no_wrap=narrow)
-    return table
+def headline(verdict: Verdict) -> Text:
+    """The verdict in words, and below it what to type next, if anything."""
+    text = Text(verdict.headline, style=f"bold {STYLES.get(verdict.level, '')}".strip())
+    return Text.assemble(text, "\n  next: ", (verdict.command, "bold")) if verdict.command else text
 
 
-def _lane(process: ProcessView) -> bool:
-    """Whether the process has a watermark worth telling: a lane of runs by hand stands where it was last sent."""
-    return not process.process.startswith(MANUAL_PREFIX) and any(not run.is_publish for run in process.runs)
+def _facts(report: StatusReport, expected: Expectations) -> Iterator[Text]:
+    for process in schedule_lanes(report):
+        yield _watermark(process, report.now, expected)
+    yield Text(_activity(report))
+    yield _reconciled(report, expected)
+    if report.incomplete:
+        yield Text(f"published with a hole: partitions {_listed(report.incomplete)}", style=STYLES["error"])
+
+
+def _watermark(process: ProcessView, now: datetime, expected: Expectations) -> Text:
+    if process.watermark is None:
+        return Text(f"{process.process}: no watermark yet, its first ok run sets it")
+    lag = lag_of(process.watermark, now, expected.shift_min)
+    text = f"{process.process}: watermark {iso_second(process.watermark)}, lag {duration(lag)}"
+    if lag.total_seconds() <= expected.behind_after_s:
+        return Text(text)
+    normal = rough(timedelta(seconds=expected.behind_after_s))
+    return Text(f"{text} (up to {normal} is normal)", style=STYLES["attention"])
+
+
+def _activity(report: StatusReport) -> str:
+    work, now = report.work, report.now
+    said = []
+    if work.running:
+        since = f", the longest for {duration(now - work.oldest_start)}" if work.oldest_start else ""
+        said.append(f"{count_of(work.running, 'slice')} under way on {count_of(work.workers, 'worker')}{since}")
+    for count, words in ((work.due, "due"), (work.lost, "lost by a worker, due again"), (work.held_back, "held back")):
+        if count:
+            said.append(f"{number(count)} {words}")
+    if work.waiting:
+        first = f", the first at {iso_second(work.next_try_at)}" if work.next_try_at else ""
+        said.append(f"{number(work.waiting)} to be tried again{first}")
+    if report.last_progress is not None:
+        said.append(f"last progress {rough(now - report.last_progress)} ago")
+    if report.active and report.last_sign is not None and report.oldest_heartbeat is not None:
+        active = count_of(len(report.active), "active run or publish", "active runs and publishes")
+        said.append(f"{active}, the oldest heartbeat {rough(now - report.oldest_heartbeat)} ago")
+    return "work: " + (", ".join(said) or "none yet")
+
+
+def _reconciled(report: StatusReport, expected: Expectations) -> Text:
+    if not report.reconciles:
+        return Text(f"never reconciled with the source: {CLI} reconcile --since … --until …")
+    newest = report.reconciles[0]
+    style = STYLES.get("different" if report.differing else newest.status, "")
+    return Text(_reconcile_words(newest, report.now, expected), style=style)
+
+
+def _reconcile_words(view: ReconcileView, now: datetime, expected: Expectations) -> str:
+    shift = timedelta(minutes=expected.shift_min)
+    how = "every row" if view.by_hash else "by count"
+    what = f"[{iso_second(view.since - shift)}, {iso_second(view.until - shift)}) {how}"
+    if view.status == "running":
+        return f"reconcile under way since {rough(now - view.started_at)}: {what}"
+    found = [f"{count_of(view.windows, 'window')}"]
+    if view.source_rows is not None and view.clean_rows is not None:
+        found.append(f"source {number(view.source_rows)} rows, CLEAN {number(view.clean_rows)}")
+    if view.differing:
+        found.append(f"{count_of(len(view.differing), 'window')} {'differs' if len(view.differing) == 1 else 'differ'}")
+    for count, words in ((view.missing, "missing"), (view.extra, "extra"), (view.changed, "changed")):
+        if count:
+            found.append(f"{number(count)} {words}")
+    return (
+        f"reconciled {rough(now - (view.ended_at or view.started_at))} ago: {view.status}, {what}, {', '.join(found)}"
+    )
 
 
 def _runs(report: StatusReport) -> Table:
-    table = _table("process", "run", "status", "since (UTC)", "until", "took", "heartbeat", "why")
+    titles = ("process", "run", "status", "interval (UTC)", "took", "heartbeat", "why")
+    table = plain_table(*titles, numeric=("run",), whole=("status", "took", "heartbeat"))
     for process in report.processes:
         for index, run in enumerate(process.runs):
             table.add_row(
                 Text(process.process if index == 0 else "", style="bold"),
                 str(run.run_id),
-                Text(run.status, style=_STYLES.get(run.status, "")),
-                short_time(run.since),
-                short_time(run.covered_until or run.until),
+                Text(run.status, style=STYLES.get(run.status, "")),
+                short_interval(run.since, run.covered_until or run.until),
                 duration((run.ended_at or report.now) - run.started_at),
-                f"{duration(report.now - run.heartbeat_at)} ago" if run.active and run.heartbeat_at else "",
-                Text(_why(run)),
+                f"{rough(report.now - run.heartbeat_at)} ago" if run.active and run.heartbeat_at else "",
+                Text(first_line(run.reason, 120) if run.status != RunStatus.OK else ""),
             )
     return table
 
 
-def _why(run: RunView) -> str:
-    return first_line(run.reason, 120) if run.status != RunStatus.OK else ""
-
-
-def _watermark(process: ProcessView, now: datetime, shift_min: int) -> Text:
-    if process.watermark is None:
-        return Text(f"{process.process}: no watermark yet, its first ok run sets it")
-    lag = duration(lag_of(process.watermark, now, shift_min))
-    return Text(f"{process.process}: watermark {iso(process.watermark)}, lag {lag}")
-
-
-def _slices(report: StatusReport) -> Table:
-    table = _table(
-        "run", "slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected"
-    )
-    for run_id in sorted({group.run_id for group in report.slices}, reverse=True):
-        groups = [group for group in report.slices if group.run_id == run_id]
+def slices_table(slices: Sequence[SliceGroup], rejected_rows: Mapping[int, int]) -> Table:
+    """Slices by state, a row a run; ``rejected_rows`` is by run."""
+    table = plain_table("run", *_SLICE_COLUMNS, numeric=("run", *_SLICE_COLUMNS))
+    for run_id in sorted({group.run_id for group in slices}, reverse=True):
+        groups = [group for group in slices if group.run_id == run_id]
         counts = slices_by_state(groups, run_id)
-        rejected = report.rejected.get(run_id, 0)
+        rejected = rejected_rows.get(run_id, 0)
         table.add_row(
             str(run_id),
             number(sum(counts.values())),
             *(number(counts[state]) for state in ("planned", "running", "done", "split")),
-            Text(number(counts["error"]), style=_STYLES["error"] if counts["error"] else ""),
+            Text(number(counts["error"]), style=STYLES["error"] if counts["error"] else ""),
             number(sum(group.overloads for group in groups)),
             str(max(group.deepest for group in groups)),
             number(sum(group.rows for group in groups)),
-            Text(count_of(rejected, "row") if rejected else "", style=_STYLES["error"]),
+            Text(count_of(rejected, "row") if rejected else "", style=STYLES["error"]),
         )
     return table
 
 
-def _errors(report: StatusReport) -> Table:
-    table = _table("run", "state", "slices", "why", "newest window", "its last words")
-    found = with_errors(report.slices)
+def _unloaded(report: StatusReport) -> Table:
+    titles = ("not loaded", "run", "why", "windows between (UTC)", "the last words on one of them")
+    table = plain_table(*titles, numeric=("not loaded", "run"), whole=("why", "windows between (UTC)"))
+    for each in report.unloaded[:_MOST_ERRORS]:
+        table.add_row(
+            number(each.windows),
+            str(each.run_id),
+            Text(each.error_kind, style=STYLES["error"]),
+            short_interval(each.since, each.until),
+            Text(first_line(each.last_error, 200)),
+        )
+    _and_more(table, len(report.unloaded) - _MOST_ERRORS)
+    return table
+
+
+def errors_table(slices: Sequence[SliceGroup]) -> Table:
+    """Why slices failed, wait or were split: by state and kind of error, with an example."""
+    table = plain_table(
+        "run",
+        "state",
+        "slices",
+        "why",
+        "newest window (UTC)",
+        "its last words",
+        numeric=("run", "slices"),
+        whole=("state", "why", "newest window (UTC)"),
+    )
+    found = with_errors(slices)
     for group in found[:_MOST_ERRORS]:
         table.add_row(
             str(group.run_id),
-            Text(group.state, style=_STYLES.get(group.state, "")),
+            Text(group.state, style=STYLES.get(group.state, "")),
             number(group.slices),
             group.error_kind or "",
-            str(group.window or ""),
+            short_interval(group.window.start, group.window.end) if group.window else "",
             Text(first_line(group.last_error, 200)),
         )
-    if len(found) > _MOST_ERRORS:
-        table.add_row("", "", "", f"and {len(found) - _MOST_ERRORS} more: --json", "", "")
+    _and_more(table, len(found) - _MOST_ERRORS)
+    return table
+
+
+def rejects_table(rejects: Sequence[RejectGroup]) -> Table:
+    """Rows that were not moved, by column and reason, with an example."""
+    table = plain_table(
+        "rejected", "column", "reason", "last by run", "for example", numeric=("rejected", "last by run")
+    )
+    for each in rejects[:_MOST_REJECTS]:
+        table.add_row(
+            number(each.rows),
+            Text(each.column),
+            Text(first_line(each.reason, 80)),
+            str(each.run_id),
+            Text(f"{first_line(each.value, 60)} in row {first_line(each.row_key, 100)}"),
+        )
+    _and_more(table, len(rejects) - _MOST_REJECTS)
+    if sum(each.rows for each in rejects) >= NEWEST_REJECTS:
+        table.add_row("", "", f"counted over the newest {number(NEWEST_REJECTS)} only")
     return table
 
 
 def _owed(report: StatusReport) -> Table:
-    table = _table("owed", "publish", "loads", "since (UTC)", "not before", "its last words")
+    titles = ("owed", "publish", "loads", "since (UTC)", "why", "its last words")
+    table = plain_table(*titles, numeric=("loads",), whole=titles[:4])
     for owed in report.owed[:_MOST_OWED]:
-        words = f"{owed.error_kind}: {first_line(owed.last_error, 160)}" if owed.last_error else ""
         table.add_row(
             str(owed.partition),
-            Text(owed.state, style=_STYLES.get(owed.state, "")),
+            Text(owed.state, style=STYLES.get(owed.state, "")),
             number(owed.generations),
             short_time(owed.waiting_since),
-            short_time(owed.not_before) if owed.not_before else "",
-            Text(words),
+            Text(why_owed(owed, report.now)),
+            Text(f"{owed.error_kind}: {first_line(owed.last_error, 160)}" if owed.last_error else ""),
         )
-    if len(report.owed) > _MOST_OWED:
-        table.add_row(f"and {len(report.owed) - _MOST_OWED} more", "", "", "", "", "")
+    _and_more(table, len(report.owed) - _MOST_OWED)
     return table
 
 
-def _foot(report: StatusReport) -> Iterator[Text]:
-    if report.incomplete:
-        yield Text(f"published with a hole: partitions {_listed(report.incomplete)}", style=_STYLES["error"])
-    if report.oldest_heartbeat is not None:
-        active = count_of(len(report.active), "active run or publish", "active runs and publishes")
-        yield Text(f"{active}, the oldest heartbeat {duration(report.now - report.oldest_heartbeat)} ago")
+def _and_more(table: Table, more: int) -> None:
+    if more > 0:
+        table.add_row(*([""] * (len(table.columns) - 1)), f"and {number(more)} more: --json")
 
 
 def _listed(partitions: Sequence[int], most: int = 10) -> str:

@@ -33,6 +33,18 @@ def short_time(moment: datetime | None) -> str:
     return f"{utc:%Y-%m-%d %H:%M:%S}" if utc.second else f"{utc:%Y-%m-%d %H:%M}"
 
 
+def short_interval(start: datetime | None, end: datetime | None) -> str:
+    """``2025-08-08 22:00–23:00``, UTC, for a table; the end with its day where that is another; ``-`` for none."""
+    if start is None or end is None:
+        return "-"
+    first, last = start.astimezone(UTC), end.astimezone(UTC)
+    if first.date() == last.date():
+        return f"{short_time(first)}–{short_time(last)[11:]}"
+    if last.date() - first.date() == timedelta(days=1) and not any((last.hour, last.minute, last.second)):
+        return f"{short_time(first)}–24:00"
+    return f"{short_time(first)}–{short_time(last)}"
+
+
 def wide_console() -> Console:
     """Where tables go: the terminal as it is, a file or pipe without a terminal's narrow folds."""
     console = Console(highlight=False)
@@ -53,6 +65,15 @@ def duration(span: timedelta | float | None) -> str:
     if days:
         return f"{sign}{days} d {hours} h"
     return f"{sign}{hours} h {minutes} min" if hours else f"{sign}{minutes} min {rest} s"
+
+
+def rough(span: timedelta) -> str:
+    """``8 s``, ``42 min``, ``2 h 5 min``, ``4 d 3 h``: as ``duration``, no finer than somebody in a hurry reads."""
+    seconds = round(abs(span.total_seconds()))
+    sign = "-" if seconds and span < timedelta(0) else ""
+    if seconds < 60:
+        return f"{sign}{seconds} s"
+    return duration(span) if seconds >= 3600 else f"{sign}{round(seconds / 60)} min"
 
 
 def number(value: int) -> str:

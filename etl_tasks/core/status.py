@@ -10,6 +10,9 @@ from typing import Any
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 from etl_tasks.core.windows import Window
 
+NEWEST_REJECTS = 20_000
+"""So many values that did not fit, of the newest runs, are told by column and reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunView:
@@ -25,6 +28,7 @@ class RunView:
     covered_until: datetime | None
     heartbeat_at: datetime | None
     details: Mapping[str, Any]
+    progress_at: datetime | None = None
 
     @property
     def active(self) -> bool:
@@ -72,6 +76,82 @@ class OwedPublish:
     attempts: int
     error_kind: str | None
     last_error: str | None
+    lease_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """Slices of active runs that are not loaded yet, and who works on them.
+
+    ``due``: released, and nothing keeps a worker from taking them; ``lost``: running under a lease that has expired, so
+    due again; ``waiting``: to be tried again later, the first at ``next_try_at``; ``held_back``: of partitions not
+    released yet; ``running``: under a live lease, on ``workers`` workers, the longest since ``oldest_start``.
+    """
+
+    due: int = 0
+    lost: int = 0
+    waiting: int = 0
+    held_back: int = 0
+    running: int = 0
+    workers: int = 0
+    oldest_start: datetime | None = None
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadedWindows:
+    """Windows in error that nobody has loaded since, by the run that failed on them last and by the kind of error.
+
+    ``since`` and ``until`` hull them (source time); ``window`` and ``last_error`` are of one of them.
+    """
+
+    run_id: int
+    error_kind: str
+    windows: int
+    since: datetime
+    until: datetime
+    window: Window
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectGroup:
+    """Rows that were not moved because a value did not fit: by column and reason, the numbers in it left out.
+
+    ``rows`` is of the newest ``NEWEST_REJECTS`` values. ``run_id`` is the last run that met one, ``row_key`` and
+    ``value`` are an example.
+    """
+
+    column: str
+    reason: str
+    rows: int
+    run_id: int
+    row_key: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileView:
+    """One comparison of CLEAN with the source; the interval and ``differing`` are in source time.
+
+    ``status`` is running, exact, different or error. Numbers are None where that comparison does not count them.
+    """
+
+    reconcile_id: int
+    since: datetime
+    until: datetime
+    by_hash: bool
+    status: str
+    started_at: datetime
+    ended_at: datetime | None
+    windows: int
+    differing: Sequence[Window]
+    source_rows: int | None
+    clean_rows: int | None
+    missing: int | None
+    extra: int | None
+    changed: int | None
+    repair_run_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +168,9 @@ class StatusReport:
     """The state of the journal at ``now`` (PostgreSQL's clock).
 
     ``slices`` and ``rejected`` (rows by run) are of the active runs and of the last run of each process that had
-    slices; ``incomplete`` are partitions with a hole that some run left in error.
+    slices; ``incomplete`` are partitions with a hole that some run left in error. ``unloaded`` and ``rejects`` are of
+    every run that the journal still has. ``reconciles`` are the newest, newest first; ``differing`` are the windows
+    (source time) that differed when they were last compared.
     """
 
     now: datetime
@@ -97,6 +179,11 @@ class StatusReport:
     owed: Sequence[OwedPublish]
     incomplete: Sequence[int]
     rejected: Mapping[int, int]
+    work: OpenWork = OpenWork()
+    unloaded: Sequence[UnloadedWindows] = ()
+    rejects: Sequence[RejectGroup] = ()
+    reconciles: Sequence[ReconcileView] = ()
+    differing: Sequence[Window] = ()
 
     @property
     def active(self) -> list[RunView]:
@@ -108,6 +195,27 @@ class StatusReport:
         """The oldest sign of life of what is active; None when nothing is."""
         beats = [run.heartbeat_at or run.started_at for run in self.active]
         return min(beats, default=None)
+
+    @property
+    def last_progress(self) -> datetime | None:
+        """When something moved last, of the active runs and publishes; without any, of all that are shown."""
+        moves = [moment for run in self._worked_on for moment in (run.progress_at, run.ended_at) if moment]
+        return max(moves, default=None)
+
+    @property
+    def last_sign(self) -> datetime | None:
+        """When a worker was last heard of, by a heartbeat or by progress, of the same runs as ``last_progress``.
+
+        Workers write a heartbeat on everything that is active; that something else ended lately is no sign for it.
+        """
+        beats = [run.heartbeat_at for run in self._worked_on if run.heartbeat_at]
+        return max([*beats, *([self.last_progress] if self.last_progress else [])], default=None)
+
+    @property
+    def _worked_on(self) -> list[RunView]:
+        """What workers have in hand, or else had: a refused run was ended by whoever planned it."""
+        shown = [run for process in self.processes for run in process.runs if run.status != RunStatus.SKIPPED]
+        return self.active or shown
 
 
 def lag_of(watermark: datetime, now: datetime, shift_min: int) -> timedelta:

@@ -1,8 +1,7 @@
-"""What ``status`` and ``run`` read of a real journal, and that it stays cheap on a long one."""
+"""What ``status`` and ``run`` read of a real journal, and every number worked out by hand."""
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,13 +16,18 @@ from etl_tasks.core.publishing import StageMetric
 from etl_tasks.core.records import NewRun, Reject, SliceResult
 from etl_tasks.core.slicing import SlicingRules, plan_slices
 from etl_tasks.core.status import RunProgress, StatusReport, slices_by_state
-from etl_tasks.core.windows import halve
+from etl_tasks.core.windows import Window, halve
 from etl_tasks.errors import CountMismatch, Overloaded, RowRejected, Unreachable, UsageError
 
 MIDNIGHT = datetime(2025, 8, 8, tzinfo=UTC)
 CLEAN = "stg.status_test"
 CADENCE = CadenceRules(every_minutes=0, every_slices=0, always_at_end=True, raw_ttl_s=5 * 86400)
 RULES = SlicingRules(step_min=60, initial_slice_min=60)
+
+
+def hour(number: int) -> Window:
+    """An hour of the day, counted from 0."""
+    return Window(MIDNIGHT + timedelta(hours=number), MIDNIGHT + timedelta(hours=number + 1))
 
 
 class World:
@@ -116,6 +120,23 @@ def test_a_run_from_its_plan_to_its_end(world: World) -> None:
     assert by_kind["planned", None].deepest == 1
     assert by_kind["done", None].rows == 100
     assert report.rejected == {run_id: 1}
+    # Of the three planned: one waits, the two halves of the split are due.
+    work = report.work
+    assert (work.due, work.lost, work.waiting, work.held_back, work.running, work.workers) == (2, 0, 1, 0, 1, 1)
+    assert work.next_try_at is not None
+    assert timedelta(minutes=9) < work.next_try_at - report.now <= timedelta(minutes=10)
+    assert work.oldest_start is not None
+    (missing,) = report.unloaded
+    assert (missing.run_id, missing.error_kind, missing.windows) == (run_id, "RowRejected", 1)
+    assert (missing.window, missing.last_error) == (failing.window, "row a: st holds 300")
+    # One row with two columns that do not fit.
+    assert [(each.column, each.rows, each.row_key) for each in report.rejects] == [
+        ("pt", 1, "('a',)"),
+        ("st", 1, "('a',)"),
+    ]
+    assert report.last_progress is not None
+    assert report.last_sign is not None
+    assert report.now - timedelta(minutes=1) < report.last_progress <= report.last_sign <= report.now
     assert [owed.partition for owed in report.owed] == [20250808]
     assert report.oldest_heartbeat is not None
     assert abs(report.now - report.oldest_heartbeat) < timedelta(minutes=1)
@@ -173,6 +194,129 @@ def test_settled_partitions_are_not_counted_again(world: World) -> None:
     assert [each.rows for each in world.status.progress(run_id, {20250807}).partitions] == [0, 7]
 
 
+def test_one_run_whole(world: World) -> None:
+    run_id = world.plan(4)
+    slices = world.journal.slices
+    first, second, third, fourth = world.claim(run_id)
+    world.load(first, 100)
+
+    def split(slice_id: int, times: int) -> None:
+        """Split a slice, its first half again, and so on; load all that comes of it."""
+        claim = slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        halves = slices.split(claim, halve(claim.window), Overloaded("x"), f"refused at depth {claim.depth}").children
+        if times > 1:
+            split(halves[0], times - 1)
+        else:
+            world.load(halves[0], 10)
+        world.load(halves[1], 10)
+
+    split(second, 3)
+    split(third, 1)
+    before = world.status.run_report(run_id)
+    failing = slices.claim(fourth, worker="w2", lease_s=60, max_attempts=5)
+    assert failing is not None
+    slices.record_rejects(
+        failing,
+        [
+            Reject("('a',)", "st", "300", "300 is outside 0 .. 255 of UInt8"),
+            Reject("('b',)", "st", "-1", "-1 is outside 0 .. 255 of UInt8"),
+            Reject("('b',)", "ch", "[1e9]", "element 3: 1e+09 is outside 0 .. 255 of UInt8"),
+        ],
+    )
+    working = world.status.run_report(run_id)
+    slices.fail(failing, RowRejected("row a"), "row a: st holds 300")
+    report = world.status.run_report(run_id)
+
+    assert (report.clean_table, report.run.run_id, report.failed_slices, report.unloaded) == (CLEAN, run_id, 1, 1)
+    assert slices_by_state(report.groups, run_id) == {"planned": 0, "running": 0, "done": 7, "split": 4, "error": 1}
+    # Three splits below one another make six parts, of which four are loaded.
+    assert [
+        (each.window, each.descendants, each.deepest, each.done, each.failed, each.open, each.last_error)
+        for each in report.most_split
+    ] == [
+        (hour(1), 6, 3, 4, 0, 0, "refused at depth 0"),
+        (hour(2), 2, 1, 2, 0, 0, "refused at depth 0"),
+    ]
+    assert report.rejected_rows == 2
+    assert [(each.column, each.reason, each.rows) for each in report.rejects] == [
+        ("st", "N is outside 0 .. 255 of UInt8", 2),
+        ("ch", "element N: N is outside 0 .. 255 of UInt8", 1),
+    ]
+    assert (before.pace.open_slices, before.pace.open_window_s) == (1, 3600.0)
+    # 100 rows in an hour of the source, six halves of ten in two hours; all of it in these last minutes.
+    pace = report.pace
+    assert (pace.done, pace.rows, pace.recent_done, pace.recent_rows) == (7, 160, 7, 160)
+    assert (pace.recent_window_s, pace.open_slices, pace.open_window_s) == (3 * 3600.0, 0, 0.0)
+    assert len(report.slowest) == 10
+    assert [each.took_s for each in report.slowest] == sorted((each.took_s for each in report.slowest), reverse=True)
+    assert {each.state for each in report.slowest} <= {"done", "split", "error"}
+    (under_way,) = [each for each in working.slowest if each.state == "running"]
+    assert (under_way.window, under_way.worker, under_way.attempts) == (hour(3), "w2", 1)
+    assert (working.work.running, report.work.running) == (1, 0)
+    with pytest.raises(UsageError, match="no run 99"):
+        world.status.run_report(99)
+
+
+def test_what_another_run_has_loaded_is_not_missing_any_more(world: World) -> None:
+    first = world.plan(2)
+    for slice_id in world.claim(first):
+        claim = world.journal.slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        world.journal.slices.fail(claim, RowRejected("x"), f"no row of {claim.window}")
+    assert world.journal.runs.abort(first, "enough") == "error"
+    assert [(each.run_id, each.windows) for each in world.report().unloaded] == [(first, 2)]
+
+    second = world.plan(2, process="manual_codes")
+    loaded, failed = world.claim(second)
+    world.load(loaded, 10)
+    claim = world.journal.slices.claim(failed, worker="w", lease_s=60, max_attempts=5)
+    assert claim is not None
+    world.journal.slices.fail(claim, Unreachable("x"), "away")
+    # What both failed on is told once, by the later one.
+    (missing,) = world.report().unloaded
+    assert (missing.run_id, missing.windows, missing.window) == (second, 1, hour(1))
+    assert (world.status.run_report(first).unloaded, world.status.run_report(first).failed_slices) == (1, 2)
+
+
+def test_reconciles_and_what_still_differs(world: World) -> None:
+    def reconciled(start: int, end: int, *differing: int, by_hash: bool = True, status: str | None = None) -> None:
+        """A comparison of some hours, some of which differ."""
+        found = ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in differing)
+        with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {world.table}_reconciles (clean_table, since, until, by_hash, status, ended_at, windows, "
+                f"differing, missing) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, tstzmultirange({found}), %s)",
+                (
+                    CLEAN,
+                    hour(start).start,
+                    hour(end).start,
+                    by_hash,
+                    status or ("different" if differing else "exact"),
+                    end - start,
+                    len(differing),
+                ),
+            )
+        connection.close()
+
+    assert (list(world.report().reconciles), list(world.report().differing)) == ([], [])
+    reconciled(0, 10, 2, 5)
+    reconciled(12, 14)
+    report = world.report()
+    assert [(each.status, each.windows) for each in report.reconciles] == [("exact", 2), ("different", 10)]
+    assert [*report.reconciles[1].differing] == [hour(2), hour(5)]
+    assert [*report.differing] == [hour(2), hour(5)]
+    # The fifth hour was repaired. To count the second again does not settle what was found by its content.
+    reconciled(5, 6)
+    reconciled(0, 10, by_hash=False)
+    # One that ended in error has compared nothing.
+    reconciled(0, 10, status="error")
+    assert [*world.report().differing] == [hour(2)]
+    reconciled(2, 3)
+    assert [*world.report().differing] == []
+    assert world.status.report("stg.another").reconciles == []
+
+
 def test_other_tables_are_left_out(world: World) -> None:
     world.plan(1)
     world.plan(1, process="manual_codes")
@@ -192,40 +336,3 @@ def test_the_columns_of_the_journal(world: World) -> None:
         assert set(StatusJournal(nowhere.database).columns().values()) == {None}
     finally:
         nowhere.close()
-
-
-def test_status_is_cheap_on_a_million_slices(world: World) -> None:
-    """3,650 ended runs of ten years and one that is followed; the bounds are ten times what it takes (20 and 7 ms)."""
-    with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            INSERT INTO {world.table} (process_name, status, ts_start, ts_end, since, until, covered_until, watermark,
-                clean_table, heartbeat_at)
-            SELECT CASE WHEN n %% 3 = 0 THEN 'codes:dedup' ELSE 'codes' END, 'ok', day, day, day, day, day, day,
-                %(clean)s, day
-            FROM (SELECT n, timestamptz '2015-01-01Z' + n * interval '1 day' AS day FROM generate_series(1, 3650) n) d;
-            INSERT INTO {world.table}_slices (run_id, clean_table, partition, window_from, window_to, step, state,
-                released_at, generation, rows_inserted, finished_at)
-            SELECT 1 + n / 274, %(clean)s, 20150101 + n / 274, timestamptz '2015-01-01Z' + n * interval '5 min',
-                timestamptz '2015-01-01Z' + (n + 1) * interval '5 min', n / 2, 'done', now(), n, 10, now()
-            FROM generate_series(1, 1000000) n;
-            INSERT INTO {world.table}_partitions (clean_table, partition, loaded_gen, published_gen)
-            SELECT %(clean)s, 20150101 + n, 274, 274 FROM generate_series(1, 3650) n;
-            ANALYZE {world.table}; ANALYZE {world.table}_slices; ANALYZE {world.table}_partitions;
-            """,
-            {"clean": CLEAN},
-        )
-    connection.close()
-    run_id = world.plan(24 * 3, process="manual_codes")
-    took: dict[str, list[float]] = {"report": [], "progress": []}
-    for _ in range(5):
-        started = time.monotonic()
-        report = world.report()
-        took["report"].append(time.monotonic() - started)
-        started = time.monotonic()
-        world.progress(run_id)
-        took["progress"].append(time.monotonic() - started)
-    assert [len(process.runs) for process in report.processes] == [3, 3, 1]
-    assert slices_by_state(report.slices, run_id)["planned"] == 72
-    assert min(took["report"]) < 0.2
-    assert min(took["progress"]) < 0.1

@@ -16,8 +16,9 @@ from etl_tasks.cli.following import IDLE_S, JOURNAL_PATIENCE_S, WORKER_COMMAND, 
 from etl_tasks.cli.main import cli, main
 from etl_tasks.cli.migrate import what_changed
 from etl_tasks.cli.run import why_not_ok
-from etl_tasks.cli.status import as_dict
-from etl_tasks.cli.texts import duration, first_line, iso
+from etl_tasks.cli.status_json import as_dict
+from etl_tasks.cli.texts import duration, first_line, iso, rough, short_interval
+from etl_tasks.cli.verdict import Expectations
 from etl_tasks.config import Settings
 from etl_tasks.core.status import (
     FailedSlice,
@@ -202,6 +203,31 @@ def test_durations(span: timedelta | float | None, text: str) -> None:
     assert duration(span) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (2520, "42 min"),
+        (3599, "60 min"),
+        (7500, "2 h 5 min"),
+        (-90, "-2 min"),
+    ],
+)
+def test_rough_spans(seconds: float, text: str) -> None:
+    assert rough(timedelta(seconds=seconds)) == text
+
+
+def test_short_intervals() -> None:
+    midnight = datetime(2025, 8, 8, tzinfo=UTC)
+    assert short_interval(NOON, NOON + timedelta(seconds=90)) == "2025-08-08 12:00–12:01:30"
+    assert short_interval(midnight, midnight + timedelta(days=1)) == "2025-08-08 00:00–24:00"
+    assert short_interval(midnight, midnight + timedelta(days=2)) == "2025-08-08 00:00–2025-08-10 00:00"
+    assert short_interval(midnight, midnight + timedelta(hours=25)) == "2025-08-08 00:00–2025-08-09 01:00"
+    assert short_interval(NOON, None) == "-"
+
+
 def test_times_and_lines() -> None:
     east = datetime.fromisoformat("2025-08-08T05:00:00.250+05:00")
     assert iso(east) == "2025-08-08T00:00:00.250Z"
@@ -251,7 +277,7 @@ def test_status_json_sums_up_a_run() -> None:
         incomplete=[20250808],
         rejected={7: 2},
     )
-    printed = as_dict(report, "stg.codes", 0)
+    printed = as_dict(report, "stg.codes", Expectations(step_s=600, lag_s=120))
     (process,) = printed["processes"]
     assert process["lag_s"] == 3600
     (run,) = process["runs"]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
 from etl_tasks.adapters.journal.runs import watermark_of
-from etl_tasks.core.status import (
-    FailedSlice,
-    OwedPublish,
-    PartitionProgress,
-    ProcessView,
-    RunProgress,
-    RunView,
-    SliceGroup,
-    StatusReport,
+from etl_tasks.adapters.journal.status_rows import (
+    failed_slice,
+    open_work,
+    owed_publish,
+    pace_of,
+    partition_progress,
+    reconcile_view,
+    reject_group,
+    run_view,
+    slice_group,
+    split_tree,
+    unloaded_windows,
+    window_time,
 )
+from etl_tasks.core.run_report import RECENT_S, RunReport
+from etl_tasks.core.status import NEWEST_REJECTS, FailedSlice, ProcessView, RejectGroup, RunProgress, StatusReport
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import UsageError
 
 _LAST_RUNS = 3
+_MOST_REJECTS = 50
+_LAST_RECONCILES = 5
+_MOST_WINDOWS = 10
 
 
 class StatusJournal:
@@ -36,16 +45,28 @@ class StatusJournal:
             rows = transaction.all("status_runs", clean_table=clean_table, last=_LAST_RUNS)
             processes = _processes(transaction, rows)
             run_ids = _runs_in_detail(processes)
+            every = {"clean_table": clean_table, "run_id": None}
             return StatusReport(
                 now=now,
                 processes=processes,
-                slices=[_group(row) for row in transaction.all("status_slices", run_ids=run_ids)],
-                owed=[_owed(row) for row in transaction.all("status_owed", clean_table=clean_table)],
+                slices=[slice_group(row) for row in transaction.all("status_slices", run_ids=run_ids)],
+                owed=[owed_publish(row) for row in transaction.all("status_owed", clean_table=clean_table)],
                 incomplete=[row.partition for row in transaction.all("status_incomplete", clean_table=clean_table)],
                 rejected={
                     int(row.run_id): int(row.rejected_rows)
                     for row in transaction.all("status_rejected", run_ids=run_ids)
                 },
+                work=open_work(transaction.one("status_work", **every)),
+                unloaded=[unloaded_windows(row) for row in transaction.all("status_unloaded", **every)],
+                rejects=_rejects(transaction, every),
+                reconciles=[
+                    reconcile_view(row)
+                    for row in transaction.all("status_reconciles", clean_table=clean_table, most=_LAST_RECONCILES)
+                ],
+                differing=[
+                    Window(row.window_from, row.window_to)
+                    for row in transaction.all("status_differing", clean_table=clean_table)
+                ],
             )
 
     def progress(self, run_id: int, settled: Collection[int] = ()) -> RunProgress:
@@ -54,26 +75,38 @@ class StatusJournal:
         Raises UsageError when there is no such run.
         """
         with self._database.transaction() as transaction:
-            row = transaction.one("progress_run_row", run_id=run_id)
-            if row is None:
-                raise UsageError(f"the journal has no run {run_id}: see python -m etl_tasks status")
-            partitions = transaction.all("progress_partitions", run_id=run_id)
-            open_ones = [p.partition for p in partitions if p.partition not in settled and p.state != "waiting"]
-            counts = {
-                counted.partition: counted
-                for counted in transaction.all("progress_slices", run_id=run_id, partitions=open_ones)
-            }
-            return RunProgress(
-                run=_run(row),
-                partitions=[_partition(p, counts.get(p.partition)) for p in partitions],
-                publishing=any(p.publishing for p in partitions),
-                waiting=_waiting(transaction, run_id) if any(c.waiting for c in counts.values()) else None,
+            return _progress(transaction, _run_row(transaction, run_id), settled)
+
+    def run_report(self, run_id: int) -> RunReport:
+        """One run whole. Its cost grows with the run's slices, not with the journal.
+
+        Raises UsageError when there is no such run.
+        """
+        with self._database.transaction() as transaction:
+            row = _run_row(transaction, run_id)
+            now = transaction.now()
+            key = {"clean_table": row.clean_table, "run_id": run_id}
+            slowest = transaction.all("slowest_windows_of_run", run_id=run_id, most=_MOST_WINDOWS)
+            most_split = transaction.all("most_split_windows_of_run", run_id=run_id, most=_MOST_WINDOWS)
+            return RunReport(
+                now=now,
+                clean_table=row.clean_table,
+                shift_min=row.shift_min,
+                progress=_progress(transaction, row, ()),
+                groups=[slice_group(each) for each in transaction.all("status_slices", run_ids=[run_id])],
+                work=open_work(transaction.one("status_work", **key)),
+                slowest=[window_time(each) for each in slowest],
+                most_split=[split_tree(each) for each in most_split],
+                rejected_rows=int(transaction.one("rejected_rows_of_run", run_id=run_id).rejected_rows),
+                rejects=_rejects(transaction, key),
+                unloaded=sum(int(each.windows) for each in transaction.all("status_unloaded", **key)),
+                pace=pace_of(transaction.one("pace_of_run", run_id=run_id, recent_s=RECENT_S), RECENT_S),
             )
 
     def failed_slices(self, run_id: int, most: int) -> list[FailedSlice]:
         """The first ``most`` windows that the run could not load, in order of time."""
         with self._database.transaction() as transaction:
-            return [_failed(row) for row in transaction.all("failed_slices_of_run", run_id=run_id, most=most)]
+            return [failed_slice(row) for row in transaction.all("failed_slices_of_run", run_id=run_id, most=most)]
 
     def columns(self) -> dict[str, int | None]:
         """The journal's tables, as quoted names, and how many columns each has; None for one that is not there."""
@@ -87,7 +120,7 @@ def _processes(transaction: Transaction, rows: Sequence[Any]) -> list[ProcessVie
     for row in rows:
         by_name.setdefault(row.process_name, []).append(row)
     return [
-        ProcessView(name, tuple(_run(row) for row in found), watermark=watermark_of(transaction, name))
+        ProcessView(name, tuple(run_view(row) for row in found), watermark=watermark_of(transaction, name))
         for name, found in by_name.items()
     ]
 
@@ -102,78 +135,32 @@ def _runs_in_detail(processes: Sequence[ProcessView]) -> list[int]:
     return sorted(chosen)
 
 
-def _run(row: Any) -> RunView:
-    return RunView(
-        run_id=int(row.id),
-        process=row.process_name,
-        status=row.status,
-        started_at=row.ts_start,
-        ended_at=row.ts_end,
-        since=row.since,
-        until=row.until,
-        covered_until=row.covered_until,
-        heartbeat_at=row.heartbeat_at,
-        details=row.details or {},
-    )
+def _rejects(transaction: Transaction, key: Mapping[str, Any]) -> list[RejectGroup]:
+    rows = transaction.all("status_rejects", **key, newest=NEWEST_REJECTS, most=_MOST_REJECTS)
+    return [reject_group(row) for row in rows]
 
 
-def _group(row: Any) -> SliceGroup:
-    return SliceGroup(
-        run_id=int(row.run_id),
-        state=row.state,
-        error_kind=row.error_kind,
-        slices=int(row.slices),
-        rows=int(row.rows),
-        overloads=int(row.overloads),
-        deepest=int(row.deepest),
-        window=Window(row.window_from, row.window_to) if row.window_from is not None else None,
-        last_error=row.last_error,
-    )
+def _run_row(transaction: Transaction, run_id: int) -> Any:
+    row = transaction.one("progress_run_row", run_id=run_id)
+    if row is None:
+        raise UsageError(f"the journal has no run {run_id}: see python -m etl_tasks status")
+    return row
 
 
-def _owed(row: Any) -> OwedPublish:
-    return OwedPublish(
-        partition=row.partition,
-        state=row.publish_state,
-        generations=int(row.generations),
-        waiting_since=row.first_unpublished_at,
-        not_before=row.not_before,
-        attempts=row.spent,
-        error_kind=row.error_kind,
-        last_error=row.last_error,
-    )
-
-
-def _partition(row: Any, counts: Any) -> PartitionProgress:
-    counted = (
-        {name: int(getattr(counts, name)) for name in ("rows", "splits", "overloads", "running", "waiting")}
-        if counts is not None
-        else {}
-    )
-    return PartitionProgress(
-        partition=row.partition,
-        state=row.state,
-        slices=row.slices,
-        open_slices=row.open_slices,
-        failed_slices=row.failed_slices,
-        loaded=row.wanted_gen > 0,
-        published=0 < row.wanted_gen <= row.published_gen,
-        publish_failed=row.publish_failed,
-        publish_state=row.publish_state,
-        publish_waits=bool(row.publish_waits),
-        publish_ms=row.last_duration_ms,
-        publish_error=row.last_error,
-        clean_rows=int(row.clean_rows) if row.clean_rows is not None else None,
-        loading_s=float(row.loading_s) if row.loading_s is not None else None,
-        **counted,
+def _progress(transaction: Transaction, row: Any, settled: Collection[int]) -> RunProgress:
+    run_id = int(row.id)
+    partitions = transaction.all("progress_partitions", run_id=run_id)
+    open_ones = [p.partition for p in partitions if p.partition not in settled and p.state != "waiting"]
+    counted = transaction.all("progress_slices", run_id=run_id, partitions=open_ones)
+    counts = {each.partition: each for each in counted}
+    return RunProgress(
+        run=run_view(row),
+        partitions=[partition_progress(p, counts.get(p.partition)) for p in partitions],
+        publishing=any(p.publishing for p in partitions),
+        waiting=_waiting(transaction, run_id) if any(c.waiting for c in counted) else None,
     )
 
 
 def _waiting(transaction: Transaction, run_id: int) -> FailedSlice | None:
     row = transaction.one("waiting_slice_of_run", run_id=run_id)
-    return _failed(row, row.not_before) if row is not None else None
-
-
-def _failed(row: Any, not_before: Any = None) -> FailedSlice:
-    window = Window(row.window_from, row.window_to)
-    return FailedSlice(window, row.error_kind or "unknown", row.last_error or "no reason was written", not_before)
+    return failed_slice(row, row.not_before) if row is not None else None

@@ -6,7 +6,8 @@ WITH RECURSIVE names AS (
     SELECT (SELECT r.process_name FROM public.inc_processing r WHERE r.process_name > n.process_name ORDER BY r.process_name LIMIT 1)
     FROM names n WHERE n.process_name IS NOT NULL
 )
-SELECT r.id, r.process_name, r.status, r.ts_start, r.ts_end, r.since, r.until, r.covered_until, r.heartbeat_at, r.details
+SELECT r.id, r.process_name, r.status, r.ts_start, r.ts_end, r.since, r.until, r.covered_until, r.heartbeat_at, r.progress_at,
+    r.details
 FROM names n CROSS JOIN LATERAL (
     (SELECT * FROM public.inc_processing a
      WHERE a.process_name = n.process_name AND a.ts_end IS NULL AND a.status IN ('planned', 'running'))
@@ -33,7 +34,7 @@ ORDER BY g.run_id DESC, g.state, g.slices DESC;
 -- name: status_owed
 -- Partitions with something to publish, or whose publish is under way or in error.
 SELECT partition, publish_state, loaded_gen - published_gen AS generations, first_unpublished_at, not_before, spent, error_kind,
-    last_error
+    last_error, lease_until
 FROM public.inc_processing_partitions
 WHERE clean_table = %(clean_table)s AND (loaded_gen > published_gen OR publish_state <> 'idle' OR rebuild)
 ORDER BY partition;
@@ -46,9 +47,87 @@ SELECT partition FROM public.inc_processing_partitions WHERE clean_table = %(cle
 -- Distinct rows rejected by each of a few runs.
 SELECT run_id, count(DISTINCT row_key) AS rejected_rows FROM public.inc_processing_rejects WHERE run_id = ANY (%(run_ids)s) GROUP BY run_id;
 
+-- name: status_work
+-- What is open in active runs: due, held back, waiting, under way; each half by its own partial index.
+WITH open AS (
+    SELECT s.run_id, s.state, s.released_at, s.not_before, s.lease_until, s.started_at, s.worker
+    FROM public.inc_processing_slices s WHERE s.state = 'planned'
+    UNION ALL
+    SELECT s.run_id, s.state, s.released_at, s.not_before, s.lease_until, s.started_at, s.worker
+    FROM public.inc_processing_slices s WHERE s.state = 'running'
+), active AS (
+    SELECT o.*, o.state = 'planned' AND o.released_at IS NOT NULL AS released, o.not_before > clock_timestamp() AS later,
+        o.state = 'running' AND o.lease_until >= clock_timestamp() AS held
+    FROM open o JOIN public.inc_processing r ON r.id = o.run_id
+    WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND (%(run_id)s::bigint IS NULL OR r.id = %(run_id)s)
+)
+SELECT count(*) FILTER (WHERE released AND later IS NOT TRUE) AS due,
+    count(*) FILTER (WHERE state = 'running' AND NOT held) AS lost,
+    count(*) FILTER (WHERE released AND later) AS waiting,
+    count(*) FILTER (WHERE state = 'planned' AND NOT released) AS held_back,
+    count(*) FILTER (WHERE held) AS running,
+    count(DISTINCT worker) FILTER (WHERE held) AS workers,
+    min(started_at) FILTER (WHERE held) AS oldest_start,
+    min(not_before) FILTER (WHERE released AND later) AS next_try_at
+FROM active;
+
+-- name: status_unloaded
+-- Windows in error that nobody has loaded since, by the run that met them last and the kind of its error.
+WITH newest AS (
+    SELECT DISTINCT ON (s.partition, s.window_from, s.window_to) s.id, s.run_id, s.window_from, s.window_to,
+        coalesce(s.error_kind, 'unknown') AS error_kind
+    FROM public.inc_processing_slices s
+    JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
+    WHERE s.clean_table = %(clean_table)s AND s.state = 'error' AND NOT p.loaded @> tstzrange(s.window_from, s.window_to)
+      AND (%(run_id)s::bigint IS NULL OR s.run_id = %(run_id)s)
+    ORDER BY s.partition, s.window_from, s.window_to, s.id DESC
+), groups AS (
+    SELECT run_id, error_kind, count(*) AS windows, min(window_from) AS since, max(window_to) AS until, min(id) AS example_id
+    FROM newest GROUP BY run_id, error_kind
+)
+SELECT g.run_id, g.error_kind, g.windows, g.since, g.until, e.window_from, e.window_to, e.last_error
+FROM groups g JOIN public.inc_processing_slices e ON e.id = g.example_id
+ORDER BY g.windows DESC, g.run_id DESC, g.error_kind;
+
+-- name: status_rejects
+-- What the newest rejects are, by column and reason (without the numbers in it, which differ from row to row), the most first.
+WITH newest AS (
+    SELECT x.run_id, x.row_key, x.column_name, x.value, x.reason
+    FROM public.inc_processing_rejects x JOIN public.inc_processing r ON r.id = x.run_id
+    WHERE r.clean_table = %(clean_table)s AND (%(run_id)s::bigint IS NULL OR x.run_id = %(run_id)s)
+    ORDER BY x.run_id DESC LIMIT %(newest)s
+), named AS (
+    SELECT n.*, regexp_replace(n.reason, '(^|element |: )[-+]?[0-9][0-9.eE+-]*', '\1N', 'g') AS without_numbers FROM newest n
+)
+SELECT column_name, without_numbers AS reason, count(*) AS rows, max(run_id) AS run_id, (array_agg(row_key))[1] AS row_key,
+    (array_agg(value))[1] AS value
+FROM named GROUP BY column_name, without_numbers ORDER BY rows DESC, column_name, without_numbers LIMIT %(most)s;
+
+-- name: status_reconciles
+-- The newest comparisons with the source.
+SELECT c.id, c.since, c.until, c.by_hash, c.status, c.started_at, c.ended_at, c.windows, c.source_rows, c.clean_rows, c.missing,
+    c.extra, c.changed, c.repair_run_id,
+    ARRAY(SELECT lower(w) FROM unnest(c.differing) AS w ORDER BY w) AS differing_from,
+    ARRAY(SELECT upper(w) FROM unnest(c.differing) AS w ORDER BY w) AS differing_to
+FROM public.inc_processing_reconciles c WHERE c.clean_table = %(clean_table)s ORDER BY c.id DESC LIMIT %(most)s;
+
+-- name: status_differing
+-- What differed when it was last compared: a comparison by count does not settle a difference found by content.
+WITH newest AS (
+    SELECT c.id, c.since, c.until, c.by_hash, c.differing FROM public.inc_processing_reconciles c
+    WHERE c.clean_table = %(clean_table)s AND c.status IN ('exact', 'different') ORDER BY c.id DESC LIMIT 200
+)
+SELECT lower(w) AS window_from, upper(w) AS window_to
+FROM unnest((
+    SELECT range_agg(left_over) FROM newest o CROSS JOIN LATERAL unnest(o.differing - coalesce((
+        SELECT range_agg(tstzrange(n.since, n.until)) FROM newest n
+        WHERE n.id > o.id AND (n.by_hash OR NOT o.by_hash)), '{}'::tstzmultirange)) AS left_over
+    WHERE NOT isempty(o.differing))) AS w
+ORDER BY w;
+
 -- name: progress_run_row
 -- The run that is followed.
-SELECT id, process_name, status, ts_start, ts_end, since, until, covered_until, heartbeat_at, details
+SELECT id, process_name, status, ts_start, ts_end, since, until, covered_until, heartbeat_at, progress_at, details, clean_table, shift_min
 FROM public.inc_processing WHERE id = %(run_id)s;
 
 -- name: progress_partitions
@@ -57,8 +136,9 @@ SELECT rp.partition, rp.state, rp.slices, rp.open_slices, rp.failed_slices, rp.w
     extract(epoch FROM coalesce(rp.finished_at, clock_timestamp()) - rp.released_at) AS loading_s,
     p.publish_state, p.published_gen, p.last_duration_ms, p.last_error, d.details ->> 'rows' AS clean_rows,
     p.publish_state = 'due' AND p.not_before > clock_timestamp() AS publish_waits,
-    EXISTS (SELECT 1 FROM public.inc_processing_partitions o
-            WHERE o.clean_table = r.clean_table AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp()) AS publishing
+    (SELECT count(*) > 0 FROM public.inc_processing_partitions o
+     WHERE o.clean_table = (SELECT clean_table FROM public.inc_processing WHERE id = %(run_id)s)
+       AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp()) AS publishing
 FROM public.inc_processing_run_partitions rp
 JOIN public.inc_processing r ON r.id = rp.run_id
 JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition

@@ -1,0 +1,254 @@
+"""What ``status`` says first: whether it runs, is behind, has failed, and the command to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from etl_tasks.cli.following import WORKER_COMMAND
+from etl_tasks.cli.texts import count_of, iso_second, rough
+from etl_tasks.core.states import MANUAL_PREFIX, PublishState, RunStatus
+from etl_tasks.core.status import OwedPublish, ProcessView, RunView, StatusReport, lag_of
+
+CLI = "python -m etl_tasks"
+BEAT_COMMAND = "celery -A etl_tasks beat"
+QUIET_S = 120.0
+STUCK_S = 600.0
+
+
+class Level(StrEnum):
+    """How bad it is; ``order`` grows with it."""
+
+    OK = "ok"
+    ATTENTION = "attention"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def order(self) -> int:
+        """0 for ok, and so on."""
+        return list(Level).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What is normal. ``step_s`` is the schedule's interval (STEP_MIN), ``lag_s`` how far it stays behind by intent.
+
+    A worker that said nothing for ``quiet_s`` is gone (workers write a heartbeat at least every sweep); nothing due may
+    stand for ``stuck_s``.
+    """
+
+    step_s: float
+    lag_s: float
+    shift_min: int = 0
+    quiet_s: float = QUIET_S
+    stuck_s: float = STUCK_S
+
+    @property
+    def behind_after_s(self) -> float:
+        """A lane is behind when its lag is more than its own delay and two intervals of the schedule."""
+        return self.lag_s + 2 * self.step_s
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One statement of the headline, and what to type because of it (empty: nothing)."""
+
+    level: Level
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The headline: its clauses in the order they are said."""
+
+    clauses: Sequence[Clause]
+
+    @property
+    def level(self) -> Level:
+        """The worst of the clauses."""
+        return max((clause.level for clause in self.clauses), key=lambda level: level.order)
+
+    @property
+    def headline(self) -> str:
+        """The words."""
+        return "; ".join(clause.text for clause in self.clauses)
+
+    @property
+    def command(self) -> str:
+        """What to type next: the command of the worst clause that has one, the first of equals; empty for nothing."""
+        with_command = [clause for clause in self.clauses if clause.command]
+        return max(with_command, key=lambda clause: clause.level.order).command if with_command else ""
+
+
+def verdict(report: StatusReport, expected: Expectations) -> Verdict:
+    """What the journal's state amounts to."""
+    if not report.processes:
+        first = f"{CLI} run --since … --until …"
+        return Verdict([Clause(Level.ATTENTION, "nothing has run yet", first)])
+    clauses = [_running(report, expected), *_lags(report, expected)]
+    failures = [*_failures(report)]
+    clauses += failures or [Clause(Level.OK, "nothing failed")]
+    clauses += _differences(report, expected)
+    return Verdict(clauses)
+
+
+def schedule_lanes(report: StatusReport) -> list[ProcessView]:
+    """Processes whose watermark follows the present: a lane of runs by hand stands where it was last sent."""
+    return [
+        process
+        for process in report.processes
+        if not process.process.startswith(MANUAL_PREFIX) and any(not run.is_publish for run in process.runs)
+    ]
+
+
+def publish_is_due(owed: OwedPublish, now: datetime) -> bool:
+    """Whether a worker may take the publish now."""
+    if owed.state == PublishState.RUNNING:
+        return owed.lease_until is not None and owed.lease_until < now
+    return owed.state == PublishState.DUE and (owed.not_before is None or owed.not_before <= now)
+
+
+def why_owed(owed: OwedPublish, now: datetime) -> str:
+    """Why a partition is loaded and not published."""
+    tried = f", tried {count_of(owed.attempts, 'time')}" if owed.attempts else ""
+    if owed.state == PublishState.RUNNING:
+        if publish_is_due(owed, now):
+            return "its worker is gone, the next one takes over"
+        return "is being published now"
+    if owed.state == PublishState.ERROR:
+        return f"gave up{tried}"
+    if owed.state == PublishState.IDLE:
+        return "not due yet: it is at the end of its run, or by PUBLISH_EVERY_*"
+    if publish_is_due(owed, now):
+        return f"due, no worker has taken it yet{tried}"
+    pause = "tried again" if owed.last_error else "rests until"
+    return f"{pause} {iso_second(owed.not_before)}{tried}" if owed.not_before else f"due{tried}"
+
+
+def _running(report: StatusReport, expected: Expectations) -> Clause:
+    now, work = report.now, report.work
+    due_publishes = [owed for owed in report.owed if publish_is_due(owed, now)]
+    publishing = [owed for owed in report.owed if owed.state == PublishState.RUNNING and not publish_is_due(owed, now)]
+    loads = [run for run in report.active if not run.is_publish]
+    due = work.due + work.lost + len(due_publishes)
+    at_work = work.running + len(publishing)
+    what = _what_is_due(work.due + work.lost, len(due_publishes)) or "a run is active"
+    quiet = _quiet_for(report, loads, due_publishes)
+    if (due or loads) and not at_work and quiet is not None and quiet.total_seconds() > expected.quiet_s:
+        while_due = f"while {what}" if due else "while a run is active"
+        text = f"STOPPED: no sign of a worker for {rough(quiet)} {while_due}"
+        return Clause(Level.STOPPED, text, WORKER_COMMAND)
+    stood = now - report.last_progress if report.last_progress else None
+    if due and loads and not at_work and stood is not None and stood.total_seconds() > expected.stuck_s:
+        text = f"STUCK: a worker lives, but nothing has moved for {rough(stood)} while {what}"
+        return Clause(Level.STOPPED, text, f"{CLI} doctor")
+    if work.waiting and not due and not at_work:
+        return _waiting(report)
+    if loads and not at_work and all(run.status == RunStatus.PLANNED for run in loads):
+        return Clause(Level.OK, "planned, no worker has begun yet")
+    if at_work or due or loads:
+        since = f", last progress {rough(stood)} ago" if stood is not None and stood.total_seconds() > 60 else ""
+        return Clause(Level.OK, f"running{since}" if at_work or loads else f"idle, {what}")
+    return Clause(Level.OK, f"idle, the last work ended {rough(stood)} ago" if stood is not None else "idle")
+
+
+def _quiet_for(
+    report: StatusReport, loads: Sequence[RunView], due_publishes: Sequence[OwedPublish]
+) -> timedelta | None:
+    """How long nobody has been heard of although there was something to do; None when that cannot be told."""
+    signs = [report.last_sign] if report.last_sign else []
+    if not loads:
+        # Before the publish became due there was nothing to be heard of.
+        signs += [owed.not_before for owed in due_publishes if owed.not_before]
+    return report.now - max(signs) if signs else None
+
+
+def _what_is_due(slices: int, publishes: int) -> str:
+    parts = [count_of(slices, "slice")] if slices else []
+    parts += [count_of(publishes, "publish", "publishes")] if publishes else []
+    verb = "is" if slices + publishes == 1 else "are"
+    return f"{' and '.join(parts)} {verb} due" if parts else ""
+
+
+def _waiting(report: StatusReport) -> Clause:
+    work = report.work
+    groups = [group for group in report.slices if group.state == "planned" and group.error_kind]
+    why = f" ({max(groups, key=lambda group: group.slices).error_kind})" if groups else ""
+    when = f", the first at {iso_second(work.next_try_at)}" if work.next_try_at else ""
+    run = f" {groups[0].run_id}" if groups else ""
+    text = f"WAITING: {count_of(work.waiting, 'slice')} will be tried again{why}{when}"
+    return Clause(Level.ATTENTION, text, f"{CLI} status{run}")
+
+
+def _lags(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
+    lanes = schedule_lanes(report)
+    for lane in lanes:
+        name = f"{lane.process} " if len(lanes) > 1 else ""
+        if lane.watermark is None:
+            yield Clause(Level.OK, f"{name}no watermark yet (its first ok run sets it)")
+            continue
+        lag = lag_of(lane.watermark, report.now, expected.shift_min)
+        if lag.total_seconds() <= expected.behind_after_s:
+            yield Clause(Level.OK, f"{name}{rough(lag)} behind")
+            continue
+        yield Clause(Level.ATTENTION, f"{name}BEHIND by {rough(lag)}", _catch_up(lane, report.now, expected))
+
+
+def _catch_up(lane: ProcessView, now: datetime, expected: Expectations) -> str:
+    """Nobody plans: beat is missing. Somebody does: look at the run that is to catch up, or has failed to."""
+    newest = max(lane.runs, key=lambda run: run.run_id)
+    if not newest.active and (now - newest.started_at).total_seconds() > 2 * expected.step_s:
+        return BEAT_COMMAND
+    return f"{CLI} status {newest.run_id}"
+
+
+def _failures(report: StatusReport) -> Iterator[Clause]:
+    if report.unloaded:
+        windows = sum(each.windows for each in report.unloaded)
+        kinds = ", ".join(dict.fromkeys(each.error_kind for each in report.unloaded))
+        runs = list(dict.fromkeys(each.run_id for each in report.unloaded))
+        verb = "is" if windows == 1 else "are"
+        text = f"{count_of(windows, 'window')} {verb} NOT LOADED ({kinds}; {_runs_named(runs)})"
+        yield Clause(Level.FAILED, text, f"{CLI} status {runs[0]}")
+    given_up = [owed for owed in report.owed if owed.state == PublishState.ERROR]
+    if given_up:
+        kinds = ", ".join(dict.fromkeys(owed.error_kind or "unknown" for owed in given_up))
+        text = f"{count_of(len(given_up), 'publish', 'publishes')} GAVE UP ({kinds})"
+        yield Clause(Level.FAILED, text, f"{CLI} publish --partition {given_up[0].partition}")
+    for run in _failed_without_windows(report):
+        yield Clause(
+            Level.FAILED, f"the last run of {run.process} ended in error ({run.run_id})", f"{CLI} status {run.run_id}"
+        )
+
+
+def _failed_without_windows(report: StatusReport) -> Iterator[RunView]:
+    """Last runs that failed as a whole: what failed by window or by partition is told by what is still missing."""
+    for process in report.processes:
+        runs = [run for run in process.runs if not run.is_publish and run.status != RunStatus.SKIPPED]
+        if runs and runs[0].status == RunStatus.ERROR:
+            details = runs[0].details
+            if not details.get("failed_slices") and not details.get("incomplete_partitions"):
+                yield runs[0]
+
+
+def _runs_named(run_ids: Sequence[int], most: int = 3) -> str:
+    named = ", ".join(map(str, run_ids[:most]))
+    more = f" and {len(run_ids) - most} more" if len(run_ids) > most else ""
+    return f"{'run' if len(run_ids) == 1 else 'runs'} {named}{more}"
+
+
+def _differences(report: StatusReport, expected: Expectations) -> list[Clause]:
+    if not report.differing:
+        return []
+    windows = len(report.differing)
+    shift = timedelta(minutes=expected.shift_min)
+    since = min(window.start for window in report.differing) - shift
+    until = max(window.end for window in report.differing) - shift
+    text = f"{count_of(windows, 'window')} {'DIFFERS' if windows == 1 else 'DIFFER'} from the source"
+    return [
+        Clause(Level.FAILED, text, f"{CLI} reconcile --since {iso_second(since)} --until {iso_second(until)} --repair")
+    ]
