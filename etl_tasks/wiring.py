@@ -19,6 +19,7 @@ from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
 from etl_tasks.adapters.journal.deserted import evict_deserted_lock
+from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.adapters.journal.pins import PublishPins
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource
@@ -87,6 +88,11 @@ class Wiring:
     def status_journal(self) -> StatusJournal:
         """What the operators' commands read, over this thread's connection."""
         return StatusJournal(self.journal.database)
+
+    @cached_property
+    def gap_journal(self) -> GapJournal:
+        """The coverage, as ``gaps`` asks for it, over this thread's connection."""
+        return GapJournal(self.journal.database, self.clean_table)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:
