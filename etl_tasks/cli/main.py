@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from etl_tasks.cli.cancel import cancel_command
 from etl_tasks.cli.config import config_command
 from etl_tasks.cli.gaps import gaps_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
+from etl_tasks.cli.publish import publish_command
 from etl_tasks.cli.reconcile import reconcile_command
 from etl_tasks.cli.resume import resume_command
 from etl_tasks.cli.run import run_command
@@ -25,7 +27,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Move rows": (plan_command, run_command, resume_command),
+    "Move rows": (plan_command, run_command, resume_command, cancel_command, publish_command),
     "Look": (status_command, gaps_command, reconcile_command),
     "Set up": (migrate_command, config_command),
 }

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from etl_tasks.core.slicing import SlicingRules, schedule_until
 from etl_tasks.core.spans import Span, intersect_spans, merge_spans, subtract_spans
 from etl_tasks.core.states import PublishState
-from etl_tasks.core.windows import DAY_S, MINUTE_S, Window, from_seconds, partition_of, to_seconds
+from etl_tasks.core.windows import DAY_S, MINUTE_S, Window, from_seconds, midnight_of, partition_of, to_seconds
 from etl_tasks.errors import UsageError
 
 
@@ -192,8 +192,3 @@ def _first_after(spans: Sequence[Span], second: int) -> int:
 def _day_of(partition: int) -> Span:
     start_s = to_seconds(midnight_of(partition))
     return start_s, start_s + DAY_S
-
-
-def midnight_of(partition: int) -> datetime:
-    """The UTC midnight at which the partition (20250808) begins. Raises ValueError for a number that is no day."""
-    return datetime.strptime(f"{partition:08d}+0000", "%Y%m%d%z")

@@ -71,6 +71,11 @@ def partition_of(moment: datetime) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
+def midnight_of(partition: int) -> datetime:
+    """The UTC midnight at which the partition (20250808) begins. Raises ValueError for a number that is no day."""
+    return datetime(partition // 10_000, partition // 100 % 100, partition % 100, tzinfo=UTC)
+
+
 def grid_edges(start_s: int, end_s: int, grid_s: int) -> Iterator[int]:
     """The edges strictly inside ``(start_s, end_s)`` of a grid counted from each UTC midnight, in order.
 

@@ -28,25 +28,38 @@ CROSS JOIN LATERAL (
 ORDER BY p.partition;
 
 -- name: windows_loaded_unpublished
--- Windows loaded since the published generation: those loaded again as well, which the coverage cannot tell.
-SELECT s.partition, date_part('epoch', s.window_from)::bigint AS start, date_part('epoch', s.window_to)::bigint AS end
-FROM public.inc_processing_slices s
-JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
-WHERE s.clean_table = %(clean_table)s AND s.partition = ANY (%(partitions)s) AND s.state = 'done'
-  AND s.generation > p.published_gen;
+-- Windows loaded since the published generation, merged: those loaded again as well, which the coverage cannot tell.
+SELECT w.partition, date_part('epoch', lower(r))::bigint AS start, date_part('epoch', upper(r))::bigint AS end
+FROM (
+    SELECT s.partition, range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    FROM public.inc_processing_slices s
+    JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
+    WHERE s.clean_table = %(clean_table)s AND s.partition = ANY (%(partitions)s) AND s.state = 'done'
+      AND s.generation > p.published_gen
+    GROUP BY s.partition
+) w CROSS JOIN LATERAL unnest(w.windows) AS r
+ORDER BY 1, 2;
 
 -- name: failed_windows
--- Windows that runs could not load, or had not loaded when they ended, newest run first.
-SELECT s.run_id, r.ts_end IS NULL AS active, date_part('epoch', s.window_from)::bigint AS start,
-    date_part('epoch', s.window_to)::bigint AS end
-FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
-WHERE s.clean_table = %(clean_table)s AND s.partition BETWEEN %(first_partition)s AND %(last_partition)s
-  AND s.state = 'error' AND r.clean_table = s.clean_table
-ORDER BY s.run_id DESC;
+-- Windows that runs could not load, or had not loaded when they ended, merged, newest run first.
+SELECT w.run_id, w.active, date_part('epoch', lower(r))::bigint AS start, date_part('epoch', upper(r))::bigint AS end
+FROM (
+    SELECT s.run_id, r.ts_end IS NULL AS active, range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
+    WHERE s.clean_table = %(clean_table)s AND s.partition BETWEEN %(first_partition)s AND %(last_partition)s
+      AND s.state = 'error' AND r.clean_table = s.clean_table
+    GROUP BY s.run_id, r.ts_end
+) w CROSS JOIN LATERAL unnest(w.windows) AS r
+ORDER BY w.run_id DESC, 3;
 
 -- name: open_windows
--- What active runs have still to load.
-SELECT s.run_id, date_part('epoch', s.window_from)::bigint AS start, date_part('epoch', s.window_to)::bigint AS end
-FROM public.inc_processing r JOIN public.inc_processing_slices s ON s.run_id = r.id
-WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
-  AND s.partition BETWEEN %(first_partition)s AND %(last_partition)s AND s.state IN ('planned', 'running');
+-- What active runs have still to load, merged.
+SELECT w.run_id, date_part('epoch', lower(r))::bigint AS start, date_part('epoch', upper(r))::bigint AS end
+FROM (
+    SELECT s.run_id, range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    FROM public.inc_processing r JOIN public.inc_processing_slices s ON s.run_id = r.id
+    WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
+      AND s.partition BETWEEN %(first_partition)s AND %(last_partition)s AND s.state IN ('planned', 'running')
+    GROUP BY s.run_id
+) w CROSS JOIN LATERAL unnest(w.windows) AS r
+ORDER BY 1, 2;
