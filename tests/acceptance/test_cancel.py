@@ -20,7 +20,7 @@ SLICE = timedelta(minutes=30)
 MIDDLE, UNTIL = SINCE + 16 * SLICE, SINCE + 24 * SLICE
 PARTITION = int(f"{SINCE:%Y%m%d}")
 SPEC = DatasetSpec(rows=2400, days=1, seed=17, until_ms=ms(midnight(0)))
-SETTINGS = {"PHX_INITIAL_SLICE_MIN": "30", "PHX_QUERY_OVERLAP_MINUTES": "0", "LEASE_S": "8"}
+SETTINGS = {"PHX_INITIAL_SLICE_MIN": "30", "PHX_QUERY_OVERLAP_MINUTES": "0", "LEASE_S": "12"}
 PATIENCE_S = 180.0
 
 
@@ -52,7 +52,7 @@ def test_slices_in_hand_stop_others_go_on_and_resume_loads_the_rest(deployment: 
     said = deployment.cli("cancel", str(run_id), "--reason", "the wrong day")
 
     assert f"run {run_id} of codes_cancel is cancelled: 4 slices loaded, which stay, 12 not loaded" in said.stdout
-    assert "2 slices are being read by a worker, which stops within 2 s" in said.stdout
+    assert "2 slices are being read by a worker, which stops within 3 s" in said.stdout
     assert f"to load the rest: python -m etl_tasks resume {run_id}" in said.stdout
     run = deployment.wait_for_run(run_id, timeout_s=1)
     assert run.status == "error"
@@ -60,7 +60,7 @@ def test_slices_in_hand_stop_others_go_on_and_resume_loads_the_rest(deployment: 
     assert run.watermark == slices[4].window_from, "up to the earliest hole"
     # Both children were held, and nobody lets them go: they notice, and take what the other run wants.
     assert deployment.wait_for_run(other, PATIENCE_S).status == "ok", deployment.describe()
-    assert deployment.worker_logs(1000).count("slice_lost") == 2
+    assert deployment.worker_logs(1000).count("slice_lost") >= 2
     states = [(each.state, each.error_kind) for each in deployment.slices(run_id)]
     assert states == [("done", None)] * 4 + [("error", "RunEnded")] * 12
     # What it had loaded is in CLEAN, exactly, and nothing of what it had not.
