@@ -136,6 +136,8 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_partitions (
     PRIMARY KEY (clean_table, partition),
     CONSTRAINT inc_processing_partitions_lease CHECK (publish_state <> 'running' OR lease_until IS NOT NULL)
 );
+-- What a rebuild that somebody asked for must leave in CLEAN at least, over all shards: as many rows as were agreed to.
+ALTER TABLE public.inc_processing_partitions ADD COLUMN IF NOT EXISTS rebuild_least_rows bigint;
 CREATE INDEX IF NOT EXISTS inc_processing_partitions_owed_idx ON public.inc_processing_partitions (clean_table, partition)
     WHERE loaded_gen > published_gen;
 

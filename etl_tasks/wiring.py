@@ -18,7 +18,10 @@ from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
 from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
 from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.asking import AskJournal
+from etl_tasks.adapters.journal.cancelling import CancelJournal
 from etl_tasks.adapters.journal.deserted import evict_deserted_lock
+from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.adapters.journal.metrics import MetricsJournal
 from etl_tasks.adapters.journal.pins import PublishPins
 from etl_tasks.adapters.journal.report import ReportJournal
@@ -35,6 +38,8 @@ from etl_tasks.core.target_table import TargetTable, design
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError
 from etl_tasks.log import this_worker
+from etl_tasks.pipeline.ask_publish import AskContext
+from etl_tasks.pipeline.cancel import CancelContext
 from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
@@ -102,6 +107,11 @@ class Wiring:
     def report_journal(self) -> ReportJournal:
         """What ``report`` reads, over this thread's connection."""
         return ReportJournal(self.journal.database)
+
+    @cached_property
+    def gap_journal(self) -> GapJournal:
+        """The coverage, as ``gaps`` asks for it, over this thread's connection."""
+        return GapJournal(self.journal.database, self.clean_table)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:
@@ -316,6 +326,30 @@ class Wiring:
             publish_at_end=settings.always_publish_at_end,
             partitions_in_flight=settings.partitions_in_flight,
             check_services=self.check_services,
+        )
+
+    def cancel_context(self) -> CancelContext:
+        """For cancelling a run."""
+        return CancelContext(
+            journal=self.journal,
+            cancelling=CancelJournal(self.journal.database),
+            dispatcher=self.dispatcher,
+            kill_queries=lambda tag: self.target.kill_queries(tag),
+            clean_table=self.clean_table,
+        )
+
+    def ask_context(self) -> AskContext:
+        """For publishes by hand."""
+        settings = self.settings
+        return AskContext(
+            journal=self.journal,
+            asking=AskJournal(self.journal.database, self.clean_table),
+            dispatcher=self.dispatcher,
+            target=self.target,
+            clean_table=self.clean_table,
+            raw_table=settings.qualified(settings.ch_raw_table),
+            clean_all_table=settings.qualified(settings.ch_clean_all_table),
+            shift_min=settings.phx_query_shift_minutes,
         )
 
     def extract_context(self) -> ExtractContext:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from etl_tasks.cli.texts import count_of, duration, first_line, iso, number
 from etl_tasks.core.status import FailedSlice, PartitionProgress, RunProgress
 from etl_tasks.errors import Unreachable
+
+T = TypeVar("T")
 
 WORKER_COMMAND = "celery -A etl_tasks worker"
 POLL_S = 1.0
@@ -113,17 +115,12 @@ class Follower:
             self._sleep(POLL_S)
 
     def _read(self, run_id: int) -> RunProgress:
-        away_since: float | None = None
-        while True:
-            try:
-                return self._reader.progress(run_id, self.totals.announced)
-            except Unreachable as error:
-                if away_since is None:
-                    away_since = self._clock()
-                    self._screen.note(f"{error}; the run goes on, following it is tried again")
-                elif self._clock() - away_since > JOURNAL_PATIENCE_S:
-                    raise
-                self._sleep(POLL_S * 3)
+        return read_patiently(
+            lambda: self._reader.progress(run_id, self.totals.announced),
+            self._screen.note,
+            sleep=self._sleep,
+            clock=self._clock,
+        )
 
     def _watch(self, progress: RunProgress) -> None:
         """Tell why nothing moves, once for every reason."""
@@ -151,6 +148,27 @@ class Follower:
         if reason != self._noted:
             self._noted = reason
             self._screen.note(text)
+
+
+def read_patiently(
+    read: Callable[[], T],
+    note: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> T:
+    """What ``read`` returns, through an absence of the journal; raises Unreachable when that lasts too long."""
+    away_since: float | None = None
+    while True:
+        try:
+            return read()
+        except Unreachable as error:
+            if away_since is None:
+                away_since = clock()
+                note(f"{error}; the work goes on, following it is tried again")
+            elif clock() - away_since > JOURNAL_PATIENCE_S:
+                raise
+            sleep(POLL_S * 3)
 
 
 def partition_line(partition: PartitionProgress) -> str:

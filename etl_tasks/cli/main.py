@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from etl_tasks.cli.cancel import cancel_command
 from etl_tasks.cli.config import config_command
 from etl_tasks.cli.ddl import ddl_command
+from etl_tasks.cli.gaps import gaps_command
 from etl_tasks.cli.log_options import log_options, set_up_logging
 from etl_tasks.cli.metrics import metrics_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
+from etl_tasks.cli.publish import publish_command
 from etl_tasks.cli.reconcile import reconcile_command
 from etl_tasks.cli.report import report_command
 from etl_tasks.cli.resume import resume_command
@@ -27,8 +30,8 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Move rows": (plan_command, run_command, resume_command),
-    "Look": (status_command, report_command, reconcile_command, metrics_command),
+    "Move rows": (plan_command, run_command, resume_command, cancel_command, publish_command),
+    "Look": (status_command, gaps_command, report_command, reconcile_command, metrics_command),
     "Set up": (migrate_command, ddl_command, config_command),
 }
 

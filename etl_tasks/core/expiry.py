@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+
+from etl_tasks.core.windows import midnight_of
 
 
 def expired_partitions(partitions: Iterable[int], ttl_s: int | None, now: datetime) -> list[int]:
     """Those of ``partitions`` (20250808) of which some is more than ``ttl_s`` seconds before ``now``; None: no TTL."""
     if ttl_s is None:
         return []
-    return [partition for partition in partitions if _midnight(partition) + timedelta(seconds=ttl_s) < now]
+    return [partition for partition in partitions if midnight_of(partition) + timedelta(seconds=ttl_s) < now]
 
 
 def expiry_notice(partitions: Iterable[int], ttl_s: int | None, now: datetime) -> str | None:
@@ -23,7 +25,3 @@ def expiry_notice(partitions: Iterable[int], ttl_s: int | None, now: datetime) -
         f"CLEAN keeps rows for {ttl_s / 86400:g} days by their own time, so rows of {days} go again after they are "
         "published; lengthen CLEAN's TTL first if they are to stay"
     )
-
-
-def _midnight(partition: int) -> datetime:
-    return datetime(partition // 10_000, partition // 100 % 100, partition % 100, tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from etl_tasks.core.windows import Window
 
@@ -24,13 +25,14 @@ class PublishRequest:
     """One publish of one partition (an integer such as 20250808) under one fence token.
 
     ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by
-    version.
+    version. A rebuild that would leave fewer than ``least_rows`` rows on all shards together is not to be done.
     """
 
     partition: int
     token: int
     windows: Sequence[LoadedWindow]
     rebuild: bool = False
+    least_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +70,28 @@ class PublishResult:
     shards: Sequence[ShardOutcome] = field(default_factory=tuple)
     stages: Sequence[StageMetric] = field(default_factory=tuple)
     short_windows: Sequence[LoadedWindow] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProgress:
+    """A partition's publish as the journal has it now; ``state`` is a ``PublishState``.
+
+    ``waits``: it is due, but not before ``not_before``. ``busy``: some publish of the CLEAN table is under way, and
+    others wait for its end. ``stages`` and ``rows`` (in CLEAN after it) are of its last attempt, ``publish_run_id``;
+    ``error`` is why that one failed, empty when it did not.
+    """
+
+    partition: int
+    state: str
+    loaded_gen: int
+    published_gen: int
+    rebuild: bool
+    waits: bool
+    not_before: datetime | None
+    busy: bool
+    error: str
+    publish_run_id: int | None
+    stages: Sequence[StageMetric]
+    rows: int | None
+    duration_ms: int | None
+    published_at: datetime | None

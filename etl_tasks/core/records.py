@@ -101,7 +101,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class PublishClaim:
-    """A publish under lease; ``token`` is its fence."""
+    """A publish under lease; ``token`` is its fence, ``least_rows`` what a rebuild must leave in CLEAN."""
 
     clean_table: str
     partition: int
@@ -113,6 +113,7 @@ class PublishClaim:
     rebuild: bool
     publish_run_id: int
     windows: Sequence[LoadedWindow]
+    least_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+from etl_tasks.core.spans import Span, merge_spans, subtract_spans
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE_S = 60
 DAY_S = 86_400
@@ -69,6 +71,11 @@ def partition_of(moment: datetime) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
+def midnight_of(partition: int) -> datetime:
+    """The UTC midnight at which the partition (20250808) begins. Raises ValueError for a number that is no day."""
+    return datetime(partition // 10_000, partition // 100 % 100, partition % 100, tzinfo=UTC)
+
+
 def grid_edges(start_s: int, end_s: int, grid_s: int) -> Iterator[int]:
     """The edges strictly inside ``(start_s, end_s)`` of a grid counted from each UTC midnight, in order.
 
@@ -117,34 +124,19 @@ def halve(window: Window) -> tuple[Window, Window]:
 
 def merge(windows: Iterable[Window]) -> list[Window]:
     """The same instants as disjoint windows in order; touching ones are joined."""
-    merged: list[Window] = []
-    for window in sorted(windows):
-        if merged and window.start <= merged[-1].end:
-            if window.end > merged[-1].end:
-                merged[-1] = Window(merged[-1].start, window.end)
-        else:
-            merged.append(window)
-    return merged
+    return from_spans(merge_spans(to_spans(windows)))
 
 
 def subtract(windows: Iterable[Window], holes: Iterable[Window]) -> list[Window]:
     """The instants of ``windows`` that lie in none of ``holes``, as disjoint windows in order."""
-    remaining: list[Window] = []
-    cuts = merge(holes)
-    first = 0  # cuts before this one end left of every window still to come
-    for window in merge(windows):
-        start = window.start
-        while first < len(cuts) and cuts[first].end <= start:
-            first += 1
-        for index in range(first, len(cuts)):
-            cut = cuts[index]
-            if cut.start >= window.end:
-                break
-            if cut.start > start:
-                remaining.append(Window(start, cut.start))
-            start = cut.end
-            if start >= window.end:
-                break
-        if start < window.end:
-            remaining.append(Window(start, window.end))
-    return remaining
+    return from_spans(subtract_spans(to_spans(windows), to_spans(holes)))
+
+
+def to_spans(windows: Iterable[Window]) -> list[Span]:
+    """The windows in whole seconds since the epoch."""
+    return [(to_seconds(window.start), to_seconds(window.end)) for window in windows]
+
+
+def from_spans(spans: Iterable[Span]) -> list[Window]:
+    """Spans of seconds since the epoch as windows. Raises OverflowError outside the years 1 to 9999."""
+    return [Window(from_seconds(start), from_seconds(end)) for start, end in spans]

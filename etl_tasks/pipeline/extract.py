@@ -141,7 +141,7 @@ class _Attempt:
             loader: Loader | None = None
             try:
                 self._checkpoint()
-                with InterruptedByStop(context.check_stop, context.interrupt, context.abandon_loader):
+                with InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader):
                     loader = context.open_loader()
                     result = loader.load(self._claim, self._checkpoint, context.journal)
             except (LostOwnership, WorkerStopping):
@@ -149,8 +149,8 @@ class _Attempt:
             except context.soft_limit:
                 # It may have come while a block was on its way: the thread that sends it keeps its connections.
                 context.drop_loader()
-                # A stop of the worker interrupts in the same way.
-                context.check_stop()
+                # A stop of the worker, and the loss of the slice, interrupt in the same way.
+                self._checkpoint()
                 error: Exception = self._out_of_time()
                 tries = max(tries, context.overload.max_attempts)
             except Exception as failure:

@@ -36,6 +36,11 @@ class LoadRules:
     max_rejected_rows: int
 
 
+def inserts_tag(run_id: int) -> str:
+    """How the query ids of all inserts of the run begin in ClickHouse."""
+    return f"etl-run-{run_id}-slice-"
+
+
 @dataclass(slots=True)
 class _Timings:
     """Milliseconds by stage."""
@@ -137,7 +142,7 @@ class Loader:
         SchemaError also when a row does not fit columns that were asked for an earlier slice, and what source, target
         and journal raise. After any of them the source's connection is gone.
         """
-        self._target.tag = f"etl-run-{claim.run_id}-slice-{claim.slice_id}-{claim.attempt}"
+        self._target.tag = f"{inserts_tag(claim.run_id)}{claim.slice_id}-{claim.attempt}"
         try:
             result = self._load(claim, checkpoint, journal)
         except BaseException:

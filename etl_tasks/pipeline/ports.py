@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn
+from etl_tasks.core.cancelling import CancelledRun
 from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResult, StageMetric
 from etl_tasks.core.records import (
     DueSlice,
@@ -207,6 +208,13 @@ class ResumeJournal(Protocol):
 
     def remains(self, run_id: int) -> RunRemains | None: ...
     def owe_publishes(self, run_id: int) -> list[int]: ...
+
+
+class CancelJournal(Protocol):
+    """A run before and after it was cancelled."""
+
+    def check(self, run_id: int, clean_table: str) -> None: ...
+    def outcome(self, run_id: int) -> CancelledRun: ...
 
 
 class PublishLock(Protocol):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from etl_tasks.core.records import PlannedRun
 from etl_tasks.core.resuming import check_resumable, resume_plan
-from etl_tasks.errors import TransientError, UsageError
+from etl_tasks.errors import UsageError
 from etl_tasks.pipeline.plan import PlanContext, Planning, end_stale_runs, submit_plan
-from etl_tasks.pipeline.ports import Dispatcher
-
-log = structlog.get_logger(__name__)
+from etl_tasks.pipeline.tell import send_publishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ def resume_run(run_id: int, context: PlanContext) -> Resumed:
             "are loaded (by it or by a later run), and no publish of what it loaded is owed"
         )
     publishes = journal.resuming.owe_publishes(run_id) if remains.owed else []
-    _send_publishes(context.dispatcher, publishes)
+    send_publishes(context.dispatcher, publishes)
     if plan is None:
         return Resumed(None, publishes)
     planning = Planning(
@@ -57,13 +53,3 @@ def resume_run(run_id: int, context: PlanContext) -> Resumed:
         details={"resumes": run_id},
     )
     return Resumed(submit_plan(planning, context), publishes)
-
-
-def _send_publishes(dispatcher: Dispatcher, partitions: Sequence[int]) -> None:
-    try:
-        for partition in partitions:
-            dispatcher.send_publish(partition)
-    except TransientError as error:
-        log.warning(
-            "dispatch_failed", partitions=list(partitions), error=str(error), next="the sweeper sends what is due"
-        )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from etl_tasks.errors import EtlError
+from etl_tasks.errors import EtlError, LostOwnership
 
 # What is nearly done may end; whoever waits for a container gives it 10 s before it kills.
 GRACE_S = 5.0
@@ -56,17 +56,16 @@ class StopFlag:
 
 
 class InterruptedByStop:
-    """Context manager around work that may hang in a service for minutes and could not hear of a stop meanwhile.
+    """Context manager around work that may hang in a service for minutes and could not hear meanwhile that it is to
+    end: that the worker stops, or that the work is not ours any more (its run was cancelled).
 
-    ``check_stop`` is asked by a thread; once it raises WorkerStopping, ``interrupt`` is called, which is to raise an
-    exception in the main thread: inside the block, or at its end. If the block does not end by that, since another
-    thread of it hangs, ``abandon`` is to close what that one waits for.
+    ``check`` is asked by a thread; once it raises WorkerStopping or LostOwnership, ``interrupt`` is called, which is to
+    raise an exception in the main thread: inside the block, or at its end. If the block does not end by that, since
+    another thread of it hangs, ``abandon`` is to close what that one waits for.
     """
 
-    def __init__(
-        self, check_stop: Callable[[], None], interrupt: Callable[[], None], abandon: Callable[[], None]
-    ) -> None:
-        self._check_stop = check_stop
+    def __init__(self, check: Callable[[], None], interrupt: Callable[[], None], abandon: Callable[[], None]) -> None:
+        self._check = check
         self._interrupt = interrupt
         self._abandon = abandon
         self._ended = threading.Event()
@@ -90,8 +89,8 @@ class InterruptedByStop:
     def _look_until_ended(self) -> None:
         while not self._ended.wait(_LOOK_EVERY_S):
             try:
-                self._check_stop()
-            except WorkerStopping:
+                self._check()
+            except (WorkerStopping, LostOwnership):
                 with self._one_at_a_time:
                     if not self._ended.is_set():
                         self._interrupt()

@@ -41,6 +41,15 @@ def dispatch_run(journal: Journal, dispatcher: Dispatcher, run_id: int, manual: 
     return sent
 
 
+def send_publishes(dispatcher: Dispatcher, partitions: Sequence[int]) -> None:
+    """Offer publishes that have just been made due; never raises for a broker that is away."""
+    try:
+        for partition in partitions:
+            dispatcher.send_publish(partition)
+    except TransientError as error:
+        log.warning("dispatch_failed", error=str(error), next="the sweeper sends what is due")
+
+
 def tell(
     journal: Journal, dispatcher: Dispatcher, transitions: Iterable[Transition], manual: bool | None = None
 ) -> None:

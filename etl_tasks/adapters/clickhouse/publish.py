@@ -20,6 +20,7 @@ from etl_tasks.adapters.clickhouse.client import Connection, Row, Setting, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
 from etl_tasks.adapters.clickhouse.identifiers import TableName, quote_name, quote_names, quote_text
+from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild
 from etl_tasks.adapters.clickhouse.shard_work import ShardWork
 from etl_tasks.adapters.clickhouse.stages import Stages
 from etl_tasks.adapters.clickhouse.topology import Shard, Topology, table_facts
@@ -31,7 +32,6 @@ from etl_tasks.errors import (
     LostOwnership,
     ResourceExhausted,
     SchemaError,
-    TerminalError,
     TransientError,
     Unreachable,
 )
@@ -102,11 +102,8 @@ class PartitionPublish:
         stages.run("insert_dedup", self._owned("insert_dedup", self._insert_new), self._active(), checkpoint)
         stages.run("optimize_buf", self._owned("optimize_buf", self._optimize), self._active(), checkpoint)
         stages.run("check", self._owned("check", self._check), self._work, checkpoint)
-        if self._request.rebuild and not self._active():
-            raise TerminalError(
-                f"RAW has no rows of {self._request.partition} on any shard: "
-                "a rebuild would leave nothing, so CLEAN stays as it is"
-            )
+        if self._request.rebuild:
+            check_rebuild(self._request, self._fence.clean, self._work)
         totals = [sum(counts) for counts in zip(*(work.window_rows for work in self._work), strict=True)]
         short = [
             loaded for loaded, rows in zip(self._request.windows, totals, strict=True) if rows < loaded.distinct_rows

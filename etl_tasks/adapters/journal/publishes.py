@@ -87,6 +87,7 @@ class PublishJournal:
             target_gen=int(row.target_gen),
             published_gen=int(row.published_gen),
             rebuild=row.rebuild,
+            least_rows=int(row.least_rows),
             publish_run_id=publish_run_id,
             windows=tuple(windows),
         )

@@ -46,7 +46,7 @@ SET publish_state = 'running', attempt = attempt + 1, spent = spent + 1, target_
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND spent < %(max_attempts)s
   AND ((publish_state = 'due' AND (not_before IS NULL OR not_before <= clock_timestamp()))
     OR (publish_state = 'running' AND lease_until < clock_timestamp()))
-RETURNING partition, attempt, spent, target_gen, published_gen, rebuild;
+RETURNING partition, attempt, spent, target_gen, published_gen, rebuild, coalesce(rebuild_least_rows, 0) AS least_rows;
 
 -- name: next_token
 -- The newest fence of the CLEAN table; it grows past what a restored older journal would repeat.
@@ -118,7 +118,7 @@ FOR NO KEY UPDATE;
 -- name: finish_publish_if_running
 -- running -> idle: coverage, generation and duration together, fenced by the token.
 UPDATE public.inc_processing_partitions p
-SET published_gen = target_gen, publish_state = 'idle', lease_until = NULL, spent = 0, rebuild = false,
+SET published_gen = target_gen, publish_state = 'idle', lease_until = NULL, spent = 0, rebuild = false, rebuild_least_rows = NULL,
     error_kind = NULL, last_error = NULL,
     last_published_at = clock_timestamp(), last_duration_ms = %(duration_ms)s, pinned = %(pinned)s,
     published = published + coalesce((
@@ -151,9 +151,9 @@ WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_st
 RETURNING spent;
 
 -- name: fail_publish_if_running
--- running -> error: only a new load tries again.
+-- running -> error: only a new load, or somebody, tries again; a rebuild was asked for once, not for good.
 UPDATE public.inc_processing_partitions
-SET publish_state = 'error', lease_until = NULL, error_kind = %(error_kind)s, last_error = %(last_error)s
+SET publish_state = 'error', lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, error_kind = %(error_kind)s, last_error = %(last_error)s
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_state = 'running' AND token = %(token)s
 RETURNING partition;
 
@@ -166,7 +166,7 @@ WHERE clean_table = %(clean_table)s AND spent >= %(max_attempts)s
 -- name: fail_spent_publish
 -- due or deserted -> error.
 UPDATE public.inc_processing_partitions
-SET publish_state = 'error', lease_until = NULL, last_error = coalesce(last_error, 'every attempt ended without a word')
+SET publish_state = 'error', lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, last_error = coalesce(last_error, 'every attempt ended without a word')
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND spent >= %(max_attempts)s
   AND (publish_state = 'due' OR (publish_state = 'running' AND lease_until < clock_timestamp()))
 RETURNING partition;

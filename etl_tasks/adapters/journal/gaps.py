@@ -1,0 +1,75 @@
+"""The coverage as ``gaps`` asks for it; nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from etl_tasks.adapters.journal.database import Database
+from etl_tasks.core.gaps import CoverageFacts, FailedRun, PartitionCoverage
+from etl_tasks.core.spans import Span, intersect_spans, merge_spans
+from etl_tasks.core.windows import Window, partition_of, to_seconds
+
+
+class GapJournal:
+    """Reads of the coverage of one CLEAN table; each one transaction. Raises what the database raises."""
+
+    def __init__(self, database: Database, clean_table: str) -> None:
+        self._database = database
+        self._clean_table = clean_table
+
+    def covered(self) -> Window | None:
+        """From the first to the last instant (the source's time) that any lane has loaded; None when nothing was."""
+        with self._database.transaction() as transaction:
+            row = transaction.one("covered_bounds", clean_table=self._clean_table)
+        return None if row.first is None else Window(row.first, row.last)
+
+    def facts(self, window: Window) -> CoverageFacts:
+        """What the journal knows of ``window`` (the source's time)."""
+        asked = {
+            "clean_table": self._clean_table,
+            "first_partition": partition_of(window.start),
+            "last_partition": partition_of(window.end),
+        }
+        with self._database.transaction() as transaction:
+            rows = transaction.all("coverage_gaps", **asked, window_from=window.start, window_to=window.end)
+            again = transaction.all(
+                "windows_loaded_unpublished",
+                clean_table=self._clean_table,
+                partitions=[row.partition for row in rows if row.owed],
+            )
+            failed = transaction.all("failed_windows", **asked)
+            loading = transaction.all("open_windows", **asked)
+        span = to_seconds(window.start), to_seconds(window.end)
+        loaded_again = {
+            partition: intersect_spans([span], spans) for partition, spans in _grouped(again, "partition").items()
+        }
+        active = {int(row.run_id): bool(row.active) for row in failed}
+        return CoverageFacts(
+            partitions=[_coverage(row, loaded_again.get(row.partition, ())) for row in rows],
+            failed=[FailedRun(run, spans, active[run]) for run, spans in _grouped(failed, "run_id").items()],
+            loading=_grouped(loading, "run_id"),
+        )
+
+
+def _coverage(row: Any, loaded_again: Sequence[Span]) -> PartitionCoverage:
+    not_published = _spans(row.owed_starts, row.owed_ends)
+    return PartitionCoverage(
+        partition=row.partition,
+        not_loaded=_spans(row.starts, row.ends),
+        not_published=merge_spans([*not_published, *loaded_again]) if loaded_again else not_published,
+        publish_state=row.publish_state,
+        not_before=row.not_before,
+        error=": ".join(part for part in (row.error_kind, row.last_error) if part),
+    )
+
+
+def _spans(starts: Sequence[int] | None, ends: Sequence[int] | None) -> list[Span]:
+    return list(zip(starts or (), ends or (), strict=True))
+
+
+def _grouped(rows: Iterable[Any], name: str) -> Mapping[int, list[Span]]:
+    groups: dict[int, list[Span]] = {}
+    for row in rows:
+        groups.setdefault(int(getattr(row, name)), []).append((row.start, row.end))
+    return groups

@@ -1,0 +1,116 @@
+"""Publishes by hand without any service: what a rebuild would take, which partition is meant, how one is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from etl_tasks.cli.publish import print_losses, read_partition
+from etl_tasks.cli.publish_following import PublishFollower
+from etl_tasks.core.publishing import PublishProgress, StageMetric
+from etl_tasks.core.rebuilding import Loss, rebuild_outlook
+from etl_tasks.core.windows import Window, from_seconds, windows_between
+from etl_tasks.errors import UsageError
+
+NOON = datetime(2025, 8, 8, 12, tzinfo=UTC)
+DAY = 20250808
+MINUTES = windows_between(range(0, 301, 60))
+
+
+def minutes(first: int, last: int) -> Window:
+    return Window(from_seconds(first * 60), from_seconds(last * 60))
+
+
+def test_what_a_rebuild_would_take(capsys: pytest.CaptureFixture[str]) -> None:
+    outlook = rebuild_outlook(DAY, MINUTES, clean=[5, 7, 2, 9, 1], raw=[5, 0, 1, 9, 0])
+    assert outlook.losses == [Loss(minutes(1, 3), 9, 1), Loss(minutes(4, 5), 1, 0)]
+    # RAW has one row more than CLEAN in another window: that pays for nothing.
+    assert (outlook.clean_rows, outlook.raw_rows, outlook.lost_rows) == (24, 15, 9)
+    assert rebuild_outlook(DAY, MINUTES, [1] * 5, [2] * 5).losses == []
+    print_losses(outlook)
+    said = capsys.readouterr().out
+    assert "20250808: CLEAN has 24 rows, RAW 15 keys; a rebuild takes 9 rows or more" in said
+    assert "1970-01-01 00:01" in said
+
+
+@pytest.mark.parametrize("day", ["", "2025-08-08", "20250230", "00000101", "202508081", "٢٠٢٥٠٨٠٨", "-2025080"])
+def test_what_is_no_utc_day_is_refused(day: str) -> None:
+    with pytest.raises(UsageError, match="no UTC day: write it as 20250808"):
+        read_partition(day)
+
+
+def test_a_leap_day_is_one() -> None:
+    assert read_partition("20240229") == 20240229
+
+
+IDLE = PublishProgress(DAY, "idle", 5, 5, False, False, None, False, "", 3, [StageMetric("check", DAY, 7)], 9, 12, NOON)
+OWED = replace(IDLE, loaded_gen=6)
+DUE = replace(OWED, state="due")
+STAGES = [StageMetric("attach_clean", DAY, 2), StageMetric("insert_dedup", DAY, 1300)]
+RUNNING = replace(OWED, state="running", busy=True, publish_run_id=4, stages=STAGES[:1], rows=None)
+DONE = replace(IDLE, loaded_gen=6, published_gen=6, publish_run_id=4, stages=STAGES, rows=12_345, duration_ms=1500)
+
+
+def follow(
+    script: Sequence[PublishProgress], asked: Sequence[int | None] = (6,), *, rebuild: bool = False
+) -> tuple[bool, int]:
+    """Follow a publish whose states come one a second, the last one for ever; (published, how often it was asked)."""
+    seconds = 0.0
+    answers = list(asked)
+
+    def read(_: int) -> PublishProgress:
+        return script[min(int(seconds), len(script) - 1)]
+
+    def sleep(span: float) -> None:
+        nonlocal seconds
+        seconds += span
+        assert seconds < 1000, "it never ends"
+
+    follower = PublishFollower(read, lambda _: answers.pop(0), sleep=sleep, clock=lambda: seconds)
+    published = follower.follow([DAY], rebuild)
+    return published, len(asked) - len(answers)
+
+
+def test_stages_are_said_once_and_only_of_this_publish(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow([OWED, DUE, RUNNING, RUNNING, replace(RUNNING, stages=STAGES), DONE]) == (True, 1)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        [str(DAY), "attach_clean", "2", "ms"],
+        [str(DAY), "insert_dedup", "1,300", "ms"],
+        [str(DAY), "published:", "12,345", "rows", "in", "CLEAN,", "1.5", "s"],
+    ]
+
+
+def test_a_publish_in_error_is_not_published(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = replace(OWED, state="error", error="SchemaError: there is no table\nmore")
+    assert follow([failed, DUE, RUNNING, replace(failed, publish_run_id=4)]) == (False, 1)
+    assert f"{DAY}  NOT PUBLISHED: SchemaError: there is no table\n" in capsys.readouterr().err
+
+
+def test_one_under_way_is_waited_for_and_then_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow([RUNNING, RUNNING, OWED, DUE, replace(RUNNING, publish_run_id=5), DONE]) == (True, 1)
+    assert "is being published right now" in capsys.readouterr().err
+    # It has published all there was.
+    assert follow([RUNNING, RUNNING, IDLE], asked=[None]) == (True, 1)
+    assert "nothing to publish: all that is loaded is published, at 2025-08-08T12:00:00Z" in capsys.readouterr().out
+
+
+def test_a_rebuild_is_done_when_the_journal_says_so() -> None:
+    asked = replace(IDLE, state="due", rebuild=True)
+    published = replace(DONE, loaded_gen=5, published_gen=5)
+    assert follow([IDLE, asked, asked, replace(RUNNING, rebuild=True), published], asked=[5], rebuild=True) == (True, 1)
+
+
+def test_what_hinders_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow([OWED, *[DUE] * 40, DONE])[0]
+    assert (
+        capsys.readouterr().err.count("no worker has taken it for 15 s: start one with celery -A etl_tasks worker") == 1
+    )
+    # Others are published first: no reason to look for a worker.
+    assert follow([OWED, *[replace(DUE, busy=True)] * 40, DONE])[0]
+    assert capsys.readouterr().err == ""
+    put_off = replace(DUE, waits=True, not_before=NOON + timedelta(seconds=5), error="Unreachable: away")
+    assert follow([OWED, *[put_off] * 40, DONE])[0]
+    assert capsys.readouterr().err == f"note: {DAY} is tried again from 2025-08-08T12:00:05Z: Unreachable: away\n"
