@@ -34,7 +34,7 @@ CONFIG = """\
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
-  <user_directories><users_xml><path>{home}/users.xml</path></users_xml></user_directories>
+  <user_directories><users_xml><path>{home}/users.xml</path></users_xml><memory/></user_directories>
   <macros><shard>{shard}</shard><replica>{name}</replica></macros>
   <query_log>
     <database>system</database><table>query_log</table>

@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 
 from celery import Celery
@@ -17,6 +17,7 @@ from etl_tasks.adapters.celery_queue import CeleryDispatcher
 from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
 from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
+from etl_tasks.adapters.examinations import Examinations
 from etl_tasks.adapters.journal import Journal, JournalConfig
 from etl_tasks.adapters.journal.deserted import evict_deserted_lock
 from etl_tasks.adapters.journal.pins import PublishPins
@@ -30,6 +31,7 @@ from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.slicing import SlicePlan
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError
+from etl_tasks.pipeline.doctor.ports import DoctorContext
 from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
@@ -325,6 +327,21 @@ class Wiring:
         finally:
             source.close()
             target.close()
+
+    @contextmanager
+    def doctor_context(self) -> Iterator[DoctorContext]:
+        """For ``doctor``; its connections are closed at the end of the block."""
+        settings, url = self.settings, self.settings.redis_url
+        examinations = Examinations(
+            self.journal.config,
+            self.clickhouse_config,
+            self.phoenix_config,
+            url.get_secret_value(),
+            settings.redis_tls(url),
+            self._app,
+        )
+        with closing(examinations):
+            yield DoctorContext(settings, self.clean_table, examinations, datetime.now(UTC))
 
     def sweep_context(self) -> SweepContext:
         """For the sweeper."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from etl_tasks.cli.config import config_command
+from etl_tasks.cli.doctor import doctor_command
 from etl_tasks.cli.migrate import migrate_command
 from etl_tasks.cli.plan import plan_command
 from etl_tasks.cli.reconcile import reconcile_command
@@ -25,7 +26,7 @@ INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Move rows": (plan_command, run_command, resume_command),
-    "Look": (status_command, reconcile_command),
+    "Look": (status_command, reconcile_command, doctor_command),
     "Set up": (migrate_command, config_command),
 }
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -175,7 +175,7 @@ def test_help_has_one_line_a_command(capsys: pytest.CaptureFixture[str]) -> None
     assert headings == ["Options:", "Move rows:", "Look:", "Set up:"]
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "resume", "status", "reconcile", "migrate", "config"])
+@pytest.mark.parametrize("name", ["plan", "run", "resume", "status", "reconcile", "doctor", "migrate", "config"])
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "-h"]) == 0
     assert f"Usage: python -m etl_tasks {name}" in capsys.readouterr().out
