@@ -16,22 +16,24 @@ from etl_tasks.cli.texts import wide_console
 from etl_tasks.config import mask_secrets
 from etl_tasks.core.doctor.findings import Finding, Verdict, counted
 from etl_tasks.pipeline.doctor.checks import all_checks
-from etl_tasks.pipeline.doctor.runner import examine
+from etl_tasks.pipeline.doctor.runner import chosen, examine
 
 SICK = 1
 _STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red", Verdict.NOT_CHECKED: "dim"}
 
 
 @click.command("doctor", short_help="Check services, tables, settings and workers: faults, cures.")
+@click.argument("names", nargs=-1, metavar="[CHECK]...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def doctor_command(as_json: bool) -> None:
+def doctor_command(names: tuple[str, ...], as_json: bool) -> None:
     """Check everything that the system stands on, and say what to do where something is wrong.
 
-    Writes nothing anywhere. Exit code 0 without a fail (warnings are allowed), 1 with one.
+    With names of checks (`doctor beat queues`) only those, and what they need. Writes nothing anywhere. Exit code 0
+    without a fail (warnings are allowed), 1 with one.
     """
     settings = read_settings()
     with open_wiring(settings).doctor_context() as context, Console(stderr=True).status("asking …"):
-        findings = list(examine(all_checks(context)))
+        findings = list(examine(chosen(all_checks(context), names)))
     if as_json:
         click.echo(json.dumps(as_dict(findings), ensure_ascii=False, indent=2))
     else:

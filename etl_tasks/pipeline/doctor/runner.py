@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from etl_tasks.core.doctor.findings import Finding, Opinion, Verdict
-from etl_tasks.errors import EtlError
+from etl_tasks.errors import EtlError, UsageError
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,22 @@ class Check:
     name: str
     look: Callable[[], Opinion | Sequence[Opinion]]
     needs: Sequence[str] = ()
+
+
+def chosen(checks: Sequence[Check], names: Collection[str]) -> list[Check]:
+    """The checks of these names and those that they need, all of them without names; raises UsageError for others."""
+    known = {check.name: check for check in checks}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"there is no check {', '.join(unknown)}; there are {', '.join(known)}")
+    wanted: set[str] = set()
+    todo = list(names or known)
+    while todo:
+        name = todo.pop()
+        if name not in wanted:
+            wanted.add(name)
+            todo += known[name].needs
+    return [check for check in checks if check.name in wanted]
 
 
 def examine(checks: Iterable[Check]) -> Iterator[Finding]:
