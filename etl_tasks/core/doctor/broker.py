@@ -104,7 +104,9 @@ def differences(worker: WorkerFacts, installation: Mapping[str, str]) -> str:
     """How a worker's installation differs from ours in what it carries; empty when it is ours."""
     theirs = worker.conf.get("etl_installation")
     if not isinstance(theirs, Mapping):
-        return "another application"
+        routes = worker.conf.get("task_routes")
+        ours = isinstance(routes, Mapping) and any(name.startswith("etl_tasks.") for name in routes)
+        return "an older version of this system, restart it" if ours else "another application"
     return ", ".join(
         f"{name} {theirs.get(name)}"
         for name, value in installation.items()

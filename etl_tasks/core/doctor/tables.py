@@ -10,6 +10,8 @@ from etl_tasks.core.doctor.facts import LocalTable, Misplaced, NewestVersion, Ol
 from etl_tasks.core.doctor.findings import Opinion, fail, ok, warn
 
 FEW_PARTITIONS = 10
+OFTEN = 3
+"""Statements of one user within a day that are no accident any more."""
 FULL_YEARS_MS = (-62_135_596_800_000, 253_402_300_799_999)
 """0001-01-01 00:00:00.000 and 9999-12-31 23:59:59.999, what DateTime64(3) of newer servers holds."""
 MIGRATE = "run: python -m etl_tasks migrate"
@@ -29,8 +31,9 @@ def raw_engine_opinion(tables: Sequence[LocalTable], version_column: str) -> Opi
 
 
 def _replaces_by(table: LocalTable, version_column: str) -> bool:
-    arguments = table.engine_full.partition("(")[2].partition(" PARTITION BY ")[0]
-    return table.engine.endswith("ReplacingMergeTree") and version_column in arguments
+    arguments = re.match(r"\w+\(([^()]*)\)", table.engine_full)
+    named = [argument.strip(" `") for argument in arguments[1].split(",")] if arguments else []
+    return table.engine.endswith("ReplacingMergeTree") and version_column in named
 
 
 def _engine(table: LocalTable) -> str:
@@ -254,34 +257,37 @@ def read_path_opinion(path: str, table: str, ts_column: str, hint: str) -> Opini
 
 def old_job_opinion(
     versions: Sequence[NewestVersion],
-    ours_ms: int | None,
-    inserts: Sequence[StrangeInsert],
+    ours_ms: int,
+    statements: Sequence[StrangeInsert],
     old_rows: Sequence[OldRow],
 ) -> Opinion:
-    """Whether somebody else writes: versions newer than any that we gave, statements of others, old journal rows."""
-    said: list[str] = []
+    """Whether somebody else writes: versions newer than any that we gave, statements of others, old journal rows.
+
+    ``ours_ms`` is the newest version that we gave. A statement or two of others, and nothing else, may have been
+    somebody's by hand: a warning.
+    """
     ahead = [each for each in versions if each.rows_after]
-    if ahead:
-        newest = _moment(ours_ms) if ours_ms else "none yet"
-        said += [
-            f"{each.rows_after:,} rows of {each.table} on {each.host} are newer than any version we gave "
-            f"({_moment(each.version_ms or 0)}, ours: {newest})"
-            for each in ahead
-        ]
+    said = [
+        f"{each.rows_after:,} rows of {each.table} on {each.host} are newer than any version we gave "
+        f"({_moment(each.version_ms or 0)}, ours {_moment(ours_ms)})"
+        for each in ahead
+    ]
     said += [
-        f"{each.user} ({each.client or 'no client name'}) wrote {each.statements}× on {each.host}, last at "
-        f"{each.last_at:%Y-%m-%d %H:%M:%S}: {each.text}"
-        for each in inserts
+        f"{each.user} ({each.client or 'no client name'}) wrote {each.statements}× on {each.host} within a day, last "
+        f"at {each.last_at:%Y-%m-%d %H:%M:%S}: {each.text}"
+        for each in statements
     ]
     said += [f"{row.process} began at {row.started_at:%Y-%m-%d %H:%M:%S} in the old journal's form" for row in old_rows]
     if not said:
         return ok("nobody else has written into RAW, CLEAN or the journal within a day")
-    tables = sorted({each.table for each in ahead}) or ["RAW and CLEAN"]
-    return fail(
-        "; ".join(said),
-        f"find the old job (cron, systemd, another host) that writes into {', '.join(tables)} and stop it: two writers "
-        "of one CLEAN are one too many",
+    tables = ", ".join(sorted({each.table for each in ahead})) or "RAW, CLEAN or the journal"
+    cure = (
+        f"find the old job (cron, systemd, another host) that writes into {tables} and stop it: two writers of one "
+        "CLEAN are one too many"
     )
+    if ahead or old_rows or any(each.statements >= OFTEN for each in statements):
+        return fail("; ".join(said), cure)
+    return warn("; ".join(said), f"nothing, if that was by hand; else {cure}")
 
 
 def _moment(milliseconds: int) -> str:
