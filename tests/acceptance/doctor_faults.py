@@ -133,11 +133,11 @@ def a_pooler_before_postgresql(deployment: Deployment) -> Iterator[Mapping[str, 
         yield {"PG_DSN": dsn.replace(port[0], f":{relay.port}/")}
 
 
-@fault("publish-cost", "warn", found="900.0 s", cure="PUBLISH_EVERY_MINUTES=")
+@fault("publish-cost", "warn", found="960.0 s", cure="PUBLISH_EVERY_MINUTES=")
 @contextmanager
 def publishes_slower_than_the_cadence(deployment: Deployment) -> Iterator[Mapping[str, str]]:
     before = deployment.journal("SELECT clean_table, partition, last_duration_ms FROM {j}_partitions")
-    deployment.journal("UPDATE {j}_partitions SET last_duration_ms = 900000 WHERE last_published_at IS NOT NULL")
+    deployment.journal("UPDATE {j}_partitions SET last_duration_ms = 960000 WHERE last_published_at IS NOT NULL")
     try:
         yield {}
     finally:
@@ -408,41 +408,27 @@ def an_old_job_that_writes_into_clean(deployment: Deployment) -> Iterator[Mappin
         deployment.query(f"ALTER TABLE {name} DELETE WHERE startsWith(c, 'of-the-old-job') SETTINGS mutations_sync = 1")
 
 
-@contextmanager
-def _user(deployment: Deployment, profile: str) -> Iterator[Mapping[str, str]]:
-    """A user whose settings are fixed so on every shard."""
-    deployment.each_shard("DROP USER IF EXISTS doctor_test")
-    deployment.each_shard(f"CREATE USER doctor_test IDENTIFIED WITH no_password SETTINGS {profile}")
-    deployment.each_shard("GRANT ALL ON *.* TO doctor_test")
-    try:
-        yield {"CH_USER": "doctor_test", "CH_PASSWORD": ""}
-    finally:
-        deployment.each_shard("DROP USER doctor_test")
-
-
-@fault("user-settings", "fail", found="forbids max_execution_time = 600", cure="constraint on max_execution_time")
-def a_profile_with_a_constraint(deployment: Deployment) -> AbstractContextManager[Mapping[str, str]]:
-    return _user(deployment, "max_execution_time = 60 MAX 120")
-
-
-@fault("user-settings", "fail", found="forbids async_insert = 0", cure="constraint on async_insert")
-def a_profile_with_a_constant(deployment: Deployment) -> AbstractContextManager[Mapping[str, str]]:
-    return _user(deployment, "async_insert = 1 CONST")
-
-
-@fault("user-settings", "fail", found="readonly = 1", cure="readonly = 0")
-def a_profile_that_only_reads(deployment: Deployment) -> AbstractContextManager[Mapping[str, str]]:
-    return _user(deployment, "readonly = 1")
-
-
-@fault("insert-partitions", "warn", found="max_partitions_per_insert_block = 1 on", cure="CH_USER")
-def blocks_of_one_partition(deployment: Deployment) -> AbstractContextManager[Mapping[str, str]]:
-    return _user(deployment, "max_partitions_per_insert_block = 1")
-
-
-@fault("clickhouse-zone", "warn", found="Asia/Almaty", cure="<timezone>UTC</timezone>")
-def sessions_outside_utc(deployment: Deployment) -> AbstractContextManager[Mapping[str, str]]:
-    return _user(deployment, "session_timezone = 'Asia/Almaty'")
+# Users of the development stack whose profiles are wrong in one way each.
+settings_only(
+    "a profile with a bound", "user-settings", "fail", found="forbids max_execution_time = 600",
+    cure="constraint on max_execution_time", CH_USER="etl_bounded",
+)  # fmt: skip
+settings_only(
+    "a profile with a constant", "user-settings", "fail", found="forbids async_insert = 0",
+    cure="constraint on async_insert", CH_USER="etl_fixed",
+)  # fmt: skip
+settings_only(
+    "a profile that only reads", "user-settings", "fail", found="readonly = 1", cure="readonly = 0",
+    CH_USER="etl_read_only",
+)  # fmt: skip
+settings_only(
+    "blocks of one partition", "insert-partitions", "warn", found="max_partitions_per_insert_block = 1 on",
+    cure="max_partitions_per_insert_block in the profile of CH_USER", CH_USER="etl_narrow",
+)  # fmt: skip
+settings_only(
+    "sessions outside UTC", "clickhouse-zone", "warn", found="Asia/Almaty", cure="<timezone>UTC</timezone>",
+    CH_USER="etl_elsewhere",
+)  # fmt: skip
 
 
 # -- a service away ----------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from etl_tasks.adapters.clickhouse.examination import writes_into
+from etl_tasks.adapters.clickhouse.identifiers import TableName
 from etl_tasks.adapters.clickhouse.ttl import ttl_seconds
 from etl_tasks.adapters.journal.examination import wanted_schema
 from etl_tasks.core.doctor import broker, journal, services, tables
@@ -405,6 +408,25 @@ def test_signs_of_an_old_job(
 ) -> None:
     strange = [StrangeInsert("h", "old", "python", statements, NOW, "INSERT INTO stg.c")] if statements else []
     assert tables.old_job_opinion(versions, NOON_MS, strange, old_rows).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("statement", "writes"),
+    [
+        ("INSERT INTO stg.codes (c, t) VALUES", True),
+        ("insert into `stg`.`codes`(c) select 1", True),
+        ("/* old job */ INSERT INTO TABLE codes SELECT 1", True),
+        ("ALTER TABLE stg.codes REPLACE PARTITION 20261124 FROM stg.buf", True),
+        ("ALTER TABLE stg.codes ADD COLUMN x String", False),
+        ("INSERT INTO report SELECT * FROM stg.codes", False),
+        ("INSERT INTO stg.codes_of_others VALUES", False),
+        ("INSERT INTO stg.codesXraw VALUES", False),
+        ("SELECT 'INSERT INTO stg.codes VALUES'", False),
+    ],
+)
+def test_statements_that_write_into_our_tables(statement: str, writes: bool) -> None:
+    pattern = writes_into([TableName("stg", "codes"), TableName("stg", "codes.raw")])
+    assert bool(re.search(pattern, statement)) is writes
 
 
 def test_misplaced_keys_are_counted_over_all_shards() -> None:

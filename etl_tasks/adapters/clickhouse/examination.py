@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -233,3 +234,15 @@ class ClickHouseExamination:
                 break
             chosen.append(partition)
         return chosen
+
+
+def writes_into(tables: Iterable[TableName]) -> str:
+    """A pattern (RE2) of statements that insert rows or partitions into one of ``tables``, however it is quoted."""
+    quote = '[`"]?'
+    names = "|".join(
+        f"(?:{quote}{re.escape(table.database)}{quote}[.])?{quote}{re.escape(table.table)}{quote}" for table in tables
+    )
+    return (
+        r"(?is)^(?:\s|/\*.*?\*/)*(?:INSERT\s+INTO(?:\s+TABLE)?\s+(?:" + names + r")(?:[\s(]|$)"
+        r"|ALTER\s+TABLE\s+(?:" + names + r")\s.*\b(?:REPLACE|ATTACH|MOVE)\s+PART)"
+    )

@@ -54,7 +54,8 @@ FROM {table}
 WHERE _partition_id IN %(partitions)s
 """
 
-# Statements of the last day that wrote into these tables and do not carry a query id of ours, by user and client.
+# Statements of the last day that wrote into these tables (everybody may read them) and do not carry a query
+# id of ours, by user and client.
 STRANGE_INSERTS = """
 SELECT groupArray((user, client, statements, last_at, text))
 FROM (
@@ -64,8 +65,7 @@ FROM (
     FROM system.query_log
     WHERE event_date >= yesterday() AND event_time > now() - INTERVAL 1 DAY
         AND type = 'QueryFinish' AND is_initial_query
-        AND (query_kind = 'Insert' OR match(query, '(?i)^ALTER.*(REPLACE|ATTACH|MOVE)[[:space:]]+PART'))
-        AND hasAny(tables, %(tables)s) AND NOT startsWith(query_id, 'etl')
+        AND hasAny(tables, %(tables)s) AND match(query, %(writes)s) AND NOT startsWith(query_id, 'etl')
     GROUP BY user, client
     ORDER BY last_at DESC
     LIMIT 5
