@@ -10,8 +10,10 @@ from celery import Celery
 from etl_tasks.adapters.celery_queue import CeleryDispatcher, sending
 from etl_tasks.core.doctor.facts import WorkerFacts
 
-PING_S = 4.0
-"""How long workers may take to say that they are there; the question always takes as long."""
+PINGS_S = (3.0, 9.0)
+"""How long workers may take to say that they are there; the question always takes as long, and is asked again, with
+more patience, when nobody answered: on a busy host nobody answers at once.
+"""
 ANSWER_S = 15.0
 """How long those that are there may take to tell more."""
 
@@ -23,10 +25,11 @@ class WorkerExamination:
         self._app = app
 
     def workers(self) -> list[WorkerFacts]:
-        """Every worker that answers within ``PING_S``; raises Unreachable when Redis does not take the question."""
+        """Every worker that answers within ``PINGS_S``; raises Unreachable when Redis does not take the question."""
         with sending():
             control: Any = self._app.control
-            names = sorted(control.inspect(timeout=PING_S).ping() or {})
+            answers = (control.inspect(timeout=patience_s).ping() for patience_s in PINGS_S)
+            names = sorted(next(filter(None, answers), {}))
             if not names:
                 return []
             # The question ends with the last answer.

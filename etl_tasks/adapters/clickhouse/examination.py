@@ -172,10 +172,9 @@ class ClickHouseExamination:
         """Who else wrote into RAW or CLEAN within a day, by the query log; raises where it may not be read."""
         found = []
         for host, connection in self._answering():
-            tables = {
-                str(table) for table in (*self._parts(connection).values(), self._names.raw_all, self._names.clean_all)
-            }
-            rows = listed(connection.execute(examination_sql.STRANGE_INSERTS, {"tables": sorted(tables)}, tag=TAG))
+            tables = sorted({*self._parts(connection).values(), self._names.raw_all, self._names.clean_all})
+            asked = {"tables": [str(table) for table in tables], "writes": writes_into(tables)}
+            rows = listed(connection.execute(examination_sql.STRANGE_INSERTS, asked, tag=TAG))
             for user, client, count, last_s, text in rows:
                 last_at = datetime.fromtimestamp(last_s, UTC)
                 found.append(StrangeInsert(str(host), user, client, int(count), last_at, " ".join(text.split())))
