@@ -98,7 +98,7 @@ def an_index_of_the_journal_dropped(deployment: Deployment) -> Iterator[Mapping[
         deployment.cli("migrate", "--only", "journal")
 
 
-@fault("journal", "fail", found="invalid", cure="REINDEX INDEX inc_processing_slices_running_idx")
+@fault("journal-indexes", "fail", found="invalid", cure="REINDEX INDEX inc_processing_slices_running_idx")
 @contextmanager
 def an_index_of_the_journal_invalid(deployment: Deployment) -> Iterator[Mapping[str, str]]:
     statement = f"UPDATE pg_index SET indisvalid = %s WHERE indexrelid = '{_index(deployment)}'::regclass"

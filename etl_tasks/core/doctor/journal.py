@@ -10,30 +10,34 @@ from etl_tasks.core.doctor.findings import Opinion, fail, ok, warn
 
 SPACING = 4
 """A partition's next scheduled publish starts no sooner than this many times the last one's duration after it."""
+MIGRATE = "run: python -m etl_tasks migrate"
 STEPS_LOOKED_AT = 3
 """Of the schedule, for beat: one beat sends a plan a step."""
 
 
-def schema_opinions(wanted: JournalSchema, there: JournalSchema) -> list[Opinion]:
-    """What the journal lacks of ``ddl/journal.sql``."""
-    faults: list[tuple[str, str]] = []
-    migrate = "run: python -m etl_tasks migrate"
+def table_opinions(wanted: JournalSchema, there: JournalSchema) -> list[Opinion]:
+    """The tables and columns that the journal lacks of ``ddl/journal.sql``; without them no statement of ours works."""
+    found = []
     for table, columns in wanted.columns.items():
         if table not in there.columns:
-            faults.append((f"there is no table {table}", migrate))
+            found.append(fail(f"there is no table {table}", MIGRATE))
         elif missing := sorted(columns - there.columns[table]):
-            faults.append((f"{table} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", migrate))
+            found.append(fail(f"{table} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", MIGRATE))
+    return found or [ok(f"{len(wanted.columns)} tables, as in ddl/journal.sql")]
+
+
+def index_opinions(wanted: JournalSchema, there: JournalSchema) -> list[Opinion]:
+    """The indexes that the journal lacks, or that are of no use: one that is unique is also a guard."""
+    faults: list[tuple[str, str]] = []
     for name, index in wanted.indexes.items():
         found = there.indexes.get(name)
         if found is None:
-            faults.append((f"the index {name} is missing", f"{migrate}, which makes {name}"))
+            faults.append((f"the index {name} is missing", f"{MIGRATE}, which makes {name}"))
         elif not found.valid:
             faults.append((f"the index {name} is invalid (its building broke off)", f"REINDEX INDEX {name}"))
         elif index.unique and not found.unique:
-            faults.append((f"the index {name} is not unique", f"DROP INDEX {name}, then {migrate}"))
-    if not faults:
-        return [ok(f"{len(wanted.columns)} tables and {len(wanted.indexes)} indexes, as in ddl/journal.sql")]
-    return [fail(found, cure) for found, cure in faults]
+            faults.append((f"the index {name} is not unique", f"DROP INDEX {name}, then {MIGRATE}"))
+    return [fail(found, cure) for found, cure in faults] or [ok(f"{len(wanted.indexes)} indexes, all valid")]
 
 
 def publish_cost_opinion(

@@ -25,11 +25,8 @@ def all_checks(context: DoctorContext) -> Sequence[Check]:
         Check("shift", lambda: shift_opinion(context)),
         Check("postgres", lambda: services.postgres_opinion(seen.postgres())),
         Check("pooler", lambda: services.pooler_opinion(seen.postgres(), ask.journal.lock_server()), ["postgres"]),
-        Check(
-            "journal",
-            lambda: journal.schema_opinions(ask.journal.wanted(), ask.journal.schema()),
-            ["postgres"],
-        ),
+        Check("journal", lambda: journal.table_opinions(ask.journal.wanted(), seen.schema()), ["postgres"]),
+        Check("journal-indexes", lambda: journal.index_opinions(ask.journal.wanted(), seen.schema()), ["journal"]),
         Check("redis", lambda: services.version_opinion("Redis", seen.redis().version, services.LEAST_REDIS)),
         Check("redis-eviction", lambda: broker.eviction_opinion(seen.redis()), ["redis"]),
         Check("redis-persistence", lambda: broker.persistence_opinion(seen.redis()), ["redis"]),
@@ -92,6 +89,7 @@ class _Seen:
     def __init__(self, context: DoctorContext) -> None:
         self._installation = context.settings.installation
         self.postgres = _Once(context.ask.journal.server)
+        self.schema = _Once(context.ask.journal.schema)
         self.redis = _Once(context.ask.redis.server)
         self.hosts = _Once(context.ask.clickhouse.hosts)
         self.workers = _Once(context.ask.workers.workers)
