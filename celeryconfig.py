@@ -11,6 +11,9 @@ result_backend = f"etl_tasks.adapters.chord_backend:ChordBackend+{_settings.resu
 broker_use_ssl = _settings.redis_tls(_settings.redis_url)
 redis_backend_use_ssl = _settings.redis_tls(_settings.result_url)
 
+# What this installation carries: `doctor` asks every worker on the same Redis for it. No secret may stand in it.
+etl_installation = _settings.installation
+
 # Only what is JSON is taken: a pickle message is code that somebody else wrote.
 task_serializer = "json"
 result_serializer = "json"

@@ -54,7 +54,10 @@ SHARD = """\
 # listeners; all real work needs the user with the password.
 USERS = """\
 <clickhouse>
-  <profiles><default><max_memory_usage>3000000000</max_memory_usage><log_queries>1</log_queries></default></profiles>
+  <profiles>
+    <default><max_memory_usage>3000000000</max_memory_usage><log_queries>1</log_queries></default>
+{profiles}
+  </profiles>
   <quotas><default/></quotas>
   <users>
     <default>
@@ -65,9 +68,26 @@ USERS = """\
       <password_sha256_hex>{digest}</password_sha256_hex><networks><ip>127.0.0.1</ip></networks>
       <profile>default</profile><quota>default</quota><access_management>1</access_management>
     </{user}>
+{odd_users}
   </users>
 </clickhouse>
 """
+
+# Profiles that are wrong in one way each, for the tests of what `doctor` must find: the user etl_NAME has the profile
+# NAME and etl's password. The server has no place for users that are made by SQL.
+ODD_PROFILES = {
+    "bounded": "<max_execution_time>60</max_execution_time><constraints><max_execution_time><max>120</max>"
+    "</max_execution_time></constraints>",
+    "fixed": "<async_insert>1</async_insert><constraints><async_insert><const/></async_insert></constraints>",
+    "read_only": "<readonly>1</readonly>",
+    "narrow": "<max_partitions_per_insert_block>1</max_partitions_per_insert_block>",
+    "elsewhere": "<session_timezone>Asia/Almaty</session_timezone>",
+}
+ODD_USER = """\
+    <{user}_{name}>
+      <password_sha256_hex>{digest}</password_sha256_hex><networks><ip>127.0.0.1</ip></networks>
+      <profile>{name}</profile><quota>default</quota>
+    </{user}_{name}>"""
 
 
 class ClickHouse(Part):
@@ -95,7 +115,7 @@ class ClickHouse(Part):
         )
         passwords.write_private(self.dir / "clickhouse-local.xml", text)
         digest = hashlib.sha256(self.password().encode()).hexdigest()
-        passwords.write_private(self.dir / "users.xml", USERS.format(user=USER, digest=digest))
+        passwords.write_private(self.dir / "users.xml", _users(digest))
         scratch = self.dir / "tmp"  # the engine leaves a directory there when it is killed
         if scratch.exists():
             shutil.rmtree(scratch)
@@ -130,3 +150,9 @@ class ClickHouse(Part):
         log = self.dir / "server.log"
         server = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
         return "\n".join([self.daemon.tail(5), *server])
+
+
+def _users(digest: str) -> str:
+    profiles = [f"    <{name}>{settings}</{name}>" for name, settings in ODD_PROFILES.items()]
+    odd = [ODD_USER.format(user=USER, name=name, digest=digest) for name in ODD_PROFILES]
+    return USERS.format(user=USER, digest=digest, profiles="\n".join(profiles), odd_users="\n".join(odd))

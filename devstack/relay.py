@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 POLL_S = 0.1
@@ -56,6 +57,7 @@ class Relay:
     ``forget``: the connections there are pass nothing any more, for ever; new ones are served (a firewall restarted).
     ``mute``: requests pass, answers do not. ``cut``: every connection is reset. ``refuse``: new ones are reset at once.
     ``cut_answer_after``: the next connection that gets more than so many bytes of answer is reset there.
+    ``alter_answers``: every piece of an answer is changed on its way, as somebody in between would.
     ``silence_at``, ``cut_answer_to``: silence, or a lost answer, at a request that is known by its text.
     """
 
@@ -74,6 +76,7 @@ class Relay:
         self._texts: tuple[bytes, ...] = ()
         self._silent_at_texts = False
         self._unanswered: set[socket.socket] = set()
+        self._alter: Callable[[bytes], bytes] | None = None
         self._generation = 0
         self.cuts = 0
         self._pass.set()
@@ -138,6 +141,10 @@ class Relay:
         with self._lock:
             self._texts, self._silent_at_texts = texts, False
 
+    def alter_answers(self, change: Callable[[bytes], bytes]) -> None:
+        """Pass what ``change`` makes of each piece of an answer; it keeps their length."""
+        self._alter = change
+
     def close(self) -> None:
         """End the relay and its connections."""
         self._ended = True
@@ -201,7 +208,7 @@ class Relay:
                 pair.send(sink, data[:left])
                 pair.reset.set()
                 return
-            pair.send(sink, data)
+            pair.send(sink, self._alter(data) if answers and self._alter else data)
 
     def _may_pass(self, answers: bool, born: int) -> bool:
         passes = self._pass.is_set() and (self._pass_answers.is_set() or not answers) and born == self._generation

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 
 from celery import Celery
@@ -17,6 +17,7 @@ from etl_tasks.adapters.celery_queue import CeleryDispatcher
 from etl_tasks.adapters.clickhouse import ClickHouseConfig, ClickHouseTarget
 from etl_tasks.adapters.clickhouse import ddl as clickhouse_ddl
 from etl_tasks.adapters.clickhouse.config import Host
+from etl_tasks.adapters.examinations import Examinations
 from etl_tasks.adapters.journal import Journal, JournalConfig
 from etl_tasks.adapters.journal.asking import AskJournal
 from etl_tasks.adapters.journal.cancelling import CancelJournal
@@ -40,6 +41,7 @@ from etl_tasks.errors import TransientError
 from etl_tasks.log import this_worker
 from etl_tasks.pipeline.ask_publish import AskContext
 from etl_tasks.pipeline.cancel import CancelContext
+from etl_tasks.pipeline.doctor.ports import DoctorContext
 from etl_tasks.pipeline.extract import ExtractContext
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
@@ -416,6 +418,21 @@ class Wiring:
         finally:
             source.close()
             target.close()
+
+    @contextmanager
+    def doctor_context(self) -> Iterator[DoctorContext]:
+        """For ``doctor``; its connections are closed at the end of the block."""
+        settings, url = self.settings, self.settings.redis_url
+        examinations = Examinations(
+            self.journal.config,
+            self.clickhouse_config,
+            self.phoenix_config,
+            url.get_secret_value(),
+            settings.redis_tls(url),
+            self._app,
+        )
+        with closing(examinations):
+            yield DoctorContext(settings, self.clean_table, examinations, datetime.now(UTC))
 
     def sweep_context(self) -> SweepContext:
         """For the sweeper."""

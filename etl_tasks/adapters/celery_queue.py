@@ -20,7 +20,8 @@ _FULL = "used memory > 'maxmemory'"
 
 
 @contextmanager
-def _sending() -> Iterator[None]:
+def sending() -> Iterator[None]:
+    """What kombu and redis-py raise, as BrokerRefused, BrokerFull or Unreachable."""
     try:
         yield
     except (OperationalError, KombuError, redis.exceptions.RedisError, ConnectionError, TimeoutError) as error:
@@ -56,13 +57,13 @@ class CeleryDispatcher:
             for slice_id in slice_ids
         ]
         body = self._app.signature("etl_tasks.dedup_publish", args=(partition,), immutable=True)
-        with _sending():
+        with sending():
             chord(header, body, app=self._app).apply_async()
 
     def send_slices(self, slice_ids: Sequence[int], manual: bool) -> None:
         """One ``extract_load_slice`` a slice, outside any chord."""
         queue = BACKFILL_QUEUE if manual else EXTRACT_QUEUE
-        with _sending(), self._app.producer_or_acquire() as producer:
+        with sending(), self._app.producer_or_acquire() as producer:
             for slice_id in slice_ids:
                 self._app.send_task(
                     "etl_tasks.extract_load_slice", args=(slice_id,), queue=queue, producer=producer, ignore_result=True
@@ -70,12 +71,12 @@ class CeleryDispatcher:
 
     def send_publish(self, partition: int) -> None:
         """``dedup_publish`` of the partition."""
-        with _sending():
+        with sending():
             self._app.send_task("etl_tasks.dedup_publish", args=(partition,), ignore_result=True)
 
     def send_finalize(self, run_id: int) -> None:
         """``finalize_run`` of the run."""
-        with _sending():
+        with sending():
             self._app.send_task("etl_tasks.finalize_run", args=(run_id,), ignore_result=True)
 
     def messages_held(self) -> int:
@@ -84,7 +85,7 @@ class CeleryDispatcher:
 
     def messages_waiting(self, queues: Sequence[str]) -> int:
         """Messages of every priority that wait in ``queues``, asked over a new connection. Raises Unreachable."""
-        with _sending(), self._app.connection_for_read() as connection:
+        with sending(), self._app.connection_for_read() as connection:
             channel = connection.default_channel
             keys = [channel._q_for_pri(queue, priority) for queue in queues for priority in channel.priority_steps]
             with channel.client.pipeline(transaction=False) as pipe:

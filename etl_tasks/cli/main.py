@@ -11,6 +11,7 @@ import click
 from etl_tasks.cli.cancel import cancel_command
 from etl_tasks.cli.config import config_command
 from etl_tasks.cli.ddl import ddl_command
+from etl_tasks.cli.doctor import doctor_command
 from etl_tasks.cli.gaps import gaps_command
 from etl_tasks.cli.log_options import log_options, set_up_logging
 from etl_tasks.cli.metrics import metrics_command
@@ -31,7 +32,7 @@ INTERRUPTED = 130
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Move rows": (plan_command, run_command, resume_command, cancel_command, publish_command),
-    "Look": (status_command, gaps_command, report_command, reconcile_command, metrics_command),
+    "Look": (status_command, doctor_command, gaps_command, report_command, reconcile_command, metrics_command),
     "Set up": (migrate_command, ddl_command, config_command),
 }
 

@@ -178,6 +178,15 @@ def pg_dsn(text: str) -> str:
     return _url(text, ("postgresql", "postgres"), "postgresql://user:password@host:5432/database", needs_host=False)
 
 
+def database_address(dsn: str) -> str:
+    """``host:port/database`` of a PostgreSQL connection string, without user, password and options."""
+    if "://" in dsn:
+        parts = urlsplit(dsn)
+        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+    words = dict(re.findall(r"(host|port|dbname)\s*=\s*'?([^\s']+)", dsn))
+    return f"{words.get('host', 'localhost')}:{words.get('port', 5432)}/{words.get('dbname', '')}"
+
+
 def optional_pg_dsn(text: str) -> str:
     """As ``pg_dsn``, or nothing."""
     return pg_dsn(text) if text else text

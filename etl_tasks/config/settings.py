@@ -330,6 +330,17 @@ class Settings(BaseSettings):
             raw_ttl_s=self.ch_raw_ttl_hours * 3600,
         )
 
+    @property
+    def installation(self) -> dict[str, str]:
+        """What tells this installation from another one on the same Redis; nothing secret."""
+        return {
+            "source": self.hbase_main_table,
+            "clean": self.qualified(self.ch_clean_table),
+            "journal": self.journal_table,
+            "process": self.process_name,
+            "postgres": checks.database_address(self.pg_dsn.get_secret_value()),
+        }
+
     def redis_tls(self, url: SecretStr) -> dict[str, Any] | None:
         """TLS options of redis-py and Celery for ``redis_url`` or ``result_url``; None where it is without TLS."""
         if not url.get_secret_value().startswith("rediss://"):

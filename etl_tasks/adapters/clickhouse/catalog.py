@@ -38,6 +38,21 @@ def faults_here(
     key: Sequence[str],
 ) -> list[str]:
     """Everything on this host that would make an insert or a publish fail or lie, a sentence each."""
+    tables = (raw_local, parse_table(config.dedup_buf_table), parse_table(config.clean_table))
+    faults = column_faults(config, connection, raw_local, main_columns, key)
+    if any(table_facts(connection, table) is None for table in tables):
+        return faults
+    return [*faults, *_engine_faults(config, connection, raw_local, parse_table(config.clean_table), key)]
+
+
+def column_faults(
+    config: ClickHouseConfig,
+    connection: Connection,
+    raw_local: TableName,
+    main_columns: Sequence[str],
+    key: Sequence[str],
+) -> list[str]:
+    """How the columns of RAW, buffer and CLEAN on this host differ from each other and from what is wanted."""
     clean, buffer = parse_table(config.clean_table), parse_table(config.dedup_buf_table)
     columns = {table: table_columns(connection, table) for table in (raw_local, buffer, clean)}
     at = f"on {connection.host}"
@@ -56,7 +71,6 @@ def faults_here(
                 faults.append(f"{table}.{name} {at} is {types[name]}; it must be DateTime64(3, 'UTC')")
     faults += _differences(columns[buffer], columns[clean], f"{buffer} and {clean} {at}", names_too=True)
     faults += _differences(columns[raw_local], columns[clean], f"{raw_local} and {clean} {at}", names_too=False)
-    faults += _engine_faults(config, connection, raw_local, clean, key, at)
     return faults
 
 
@@ -83,9 +97,9 @@ def _engine_faults(
     raw_local: TableName,
     clean: TableName,
     key: Sequence[str],
-    at: str,
 ) -> list[str]:
     faults: list[str] = []
+    at = f"on {connection.host}"
     raw_facts, clean_facts = table_facts(connection, raw_local), table_facts(connection, clean)
     assert raw_facts is not None
     assert clean_facts is not None

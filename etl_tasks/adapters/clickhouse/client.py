@@ -58,9 +58,14 @@ ALL_SETTINGS = (
 
 
 class Connection:
-    """One native connection to one host. Every statement carries a query id that begins with its tag."""
+    """One native connection to one host. Every statement carries a query id that begins with its tag.
 
-    def __init__(self, config: ClickHouseConfig, host: Host, *, read_timeout_s: float | None = None) -> None:
+    A ``bare`` one sends no setting with its statements: a profile that forbids settings refuses all others.
+    """
+
+    def __init__(
+        self, config: ClickHouseConfig, host: Host, *, read_timeout_s: float | None = None, bare: bool = False
+    ) -> None:
         self.host = host
         self._config = config
         self._secrets = (config.password,)
@@ -79,8 +84,9 @@ class Connection:
             client_name="etl_tasks",
             # Without this an unknown setting is ignored in silence.
             settings_is_important=True,
-            settings={"insert_block_size": UNSPLIT_BLOCK},
+            settings={} if bare else {"insert_block_size": UNSPLIT_BLOCK},
         )
+        self._bare = bare
         self._setting_names: dict[str, str] | None = None
 
     def execute(
@@ -119,9 +125,12 @@ class Connection:
         self._client.disconnect()
 
     def _limits(self, settings: Mapping[str, Setting] | None) -> dict[str, Setting]:
-        return {"max_execution_time": self._config.max_execution_time_s, **(settings or {})}
+        limits: dict[str, Setting] = {} if self._bare else {"max_execution_time": self._config.max_execution_time_s}
+        return {**limits, **(settings or {})}
 
     def _known(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+        if not settings:
+            return {}
         if self._setting_names is None:
             names = {*ALL_SETTINGS, *OLDER_NAMES.values()}
             there = set(listed(self._run(catalog_sql.KNOWN_SETTINGS, {"names": sorted(names)}, {}, "etl-settings")))

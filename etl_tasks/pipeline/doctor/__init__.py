@@ -1,0 +1,1 @@
+"""``doctor``: a list of independent checks, each a few facts and a rule."""
