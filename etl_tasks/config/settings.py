@@ -53,6 +53,7 @@ _ch = partial(_setting, group="ClickHouse: the target")
 _publish = partial(_setting, group="Publishing")
 _redis = partial(_setting, group="Redis and Celery")
 _run = partial(_setting, group="Runs, leases and limits")
+_reconcile = partial(_setting, group="Reconciles by the schedule")
 
 
 class Settings(BaseSettings):
@@ -218,6 +219,20 @@ class Settings(BaseSettings):
     sanitize_hard_ttl_min: int = _run(0, "A run that runs so long ends in error; 0 is off.", unit="min", ge=0)
     task_soft_time_limit_min: int = _run(55, "A task is asked to stop after this.", unit="min", ge=1)
     task_time_limit_min: int = _run(60, "A task is killed after this.", unit="min", ge=1)
+
+    # -- Reconciles ------------------------------------------------------------------------------------------------
+    reconcile_every_minutes: int = _reconcile(
+        0, "Beat has source and CLEAN compared this often; 0 is off.", unit="min", ge=0, le=525_600
+    )
+    reconcile_last_hours: int = _reconcile(
+        24, "How much is compared, back from the schedule's watermark.", unit="h", ge=1, le=8784
+    )
+    reconcile_by_hash: bool = _reconcile(
+        False, "Compare every column of every row (1), which reads the source again, or count (0)."
+    )
+    reconcile_repair: bool = _reconcile(
+        False, "Load and publish what differs (1): a run by hand of just those windows."
+    )
 
     _warnings: list[str] = PrivateAttr(default_factory=list)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

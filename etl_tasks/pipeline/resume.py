@@ -45,7 +45,7 @@ def resume_run(run_id: int, context: PlanContext) -> Resumed:
             "are loaded (by it or by a later run), and no publish of what it loaded is owed"
         )
     publishes = journal.resuming.owe_publishes(run_id) if remains.owed else []
-    _send_publishes(context.dispatcher, publishes)
+    send_publishes(context.dispatcher, publishes)
     if plan is None:
         return Resumed(None, publishes)
     planning = Planning(
@@ -59,7 +59,8 @@ def resume_run(run_id: int, context: PlanContext) -> Resumed:
     return Resumed(submit_plan(planning, context), publishes)
 
 
-def _send_publishes(dispatcher: Dispatcher, partitions: Sequence[int]) -> None:
+def send_publishes(dispatcher: Dispatcher, partitions: Sequence[int]) -> None:
+    """Tell the workers of publishes that are due; what Redis does not take, the sweeper sends."""
     try:
         for partition in partitions:
             dispatcher.send_publish(partition)
