@@ -37,6 +37,8 @@ task_routes = {
     "etl_tasks.sweep": {"queue": "plan"},
     "etl_tasks.extract_load_slice": {"queue": "extract"},
     "etl_tasks.dedup_publish": {"queue": "publish"},
+    # It reads the source beside the schedule, as runs by hand do, and takes as long.
+    "etl_tasks.reconcile": {"queue": "backfill"},
 }
 
 task_soft_time_limit = _settings.task_soft_time_limit_min * 60
@@ -88,3 +90,9 @@ beat_schedule = {
         "options": {"queue": "plan", "expires": _settings.step_min * 60.0},
     }
 }
+if _settings.reconcile_every_minutes:
+    beat_schedule["reconcile"] = {
+        "task": "etl_tasks.reconcile",
+        "schedule": _settings.reconcile_every_minutes * 60.0,
+        "options": {"queue": "backfill", "expires": _settings.reconcile_every_minutes * 60.0},
+    }

@@ -19,6 +19,7 @@ from etl_tasks.pipeline.finalize import finalize_run as finalize_step
 from etl_tasks.pipeline.plan import PlanRequest
 from etl_tasks.pipeline.plan import plan_interval as plan_step
 from etl_tasks.pipeline.publish import dedup_publish as publish_step
+from etl_tasks.pipeline.scheduled_reconcile import reconcile_on_schedule as reconcile_step
 from etl_tasks.pipeline.sweep import sweep as sweep_step
 
 log = structlog.get_logger(__name__)
@@ -101,6 +102,14 @@ def finalize_run(self: Task, run_id: int) -> int | None:
         checked = _checked_id(run_id, "run_id")
         finalize_step(checked, wiring().journal)
         return checked
+    return None
+
+
+@app.task(name="etl_tasks.reconcile", bind=True)
+def reconcile(self: Task) -> int | None:
+    """Compare the last RECONCILE_LAST_HOURS that the schedule has loaded; the id of the reconcile, if there was one."""
+    with _task_log(self):
+        return reconcile_step(wiring().scheduled_reconcile_context())
     return None
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from celery import Celery
@@ -47,6 +47,8 @@ from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.publish import PublishContext
 from etl_tasks.pipeline.reconcile import ReconcileContext
+from etl_tasks.pipeline.reconciliation import ReconciliationContext
+from etl_tasks.pipeline.scheduled_reconcile import ScheduledReconcileContext
 from etl_tasks.pipeline.stopping import StopFlag
 from etl_tasks.pipeline.sweep import SweepContext, SweepRules
 
@@ -56,6 +58,9 @@ INSERT_BYTES = 12 * 1024 * 1024
 # Time-outs of ClickHouse, in seconds, where the tasks' soft limits do not ask for shorter ones: an answer, a statement,
 # a statement of a publish.
 ANSWER_S, STATEMENT_S, PUBLISH_STATEMENT_S = 300.0, 600, 7200
+
+# Of a task's soft time limit: after this a scheduled reconcile stops by itself, between two windows.
+RECONCILE_SHARE = 0.8
 
 
 class Wiring:
@@ -397,19 +402,11 @@ class Wiring:
         source, target, settings = self.open_source(), self.open_target(), self.settings
         try:
             source.probe()
-            columns, key = source.columns(), source.key()
-            types = {column.name: column for column in target.check_tables(settings.main_columns, key)}
-            coercion = CoercionPlan.build(
-                columns,
-                list(types.values()),
-                key=key,
-                partition_column=settings.hbase_main_ts_column,
-                datetime64_range_ms=target.datetime64_range_ms(),
-            )
+            types = {column.name: column for column in target.check_tables(settings.main_columns, source.key())}
             yield ReconcileContext(
                 source=source,
                 target=target,
-                coercion=coercion,
+                coercion=self._coercion(source, target),
                 target_columns=[types[name] for name in settings.main_columns],
                 raw_table=settings.qualified(settings.ch_raw_table),
                 clean_table=settings.qualified(settings.ch_clean_all_table),
@@ -433,6 +430,29 @@ class Wiring:
         )
         with closing(examinations):
             yield DoctorContext(settings, self.clean_table, examinations, datetime.now(UTC))
+
+    def reconciliation_context(self, most_examples: int = 0) -> ReconciliationContext:
+        """For reconciles, which keep their outcome in the journal."""
+        return ReconciliationContext(
+            journal=self.journal,
+            open_sides=lambda: self.reconciling(most_examples),
+            clean_table=self.clean_table,
+            raw_ttl_s=self.settings.ch_raw_ttl_hours * 3600,
+            worker=self.worker,
+        )
+
+    def scheduled_reconcile_context(self) -> ScheduledReconcileContext:
+        """For the reconcile that beat starts."""
+        settings = self.settings
+        return ScheduledReconcileContext(
+            reconciling=self.reconciliation_context(),
+            planning=self.plan_context(),
+            last=timedelta(hours=settings.reconcile_last_hours),
+            by_hash=settings.reconcile_by_hash,
+            repair=settings.reconcile_repair,
+            budget_s=settings.task_soft_time_limit_min * 60 * RECONCILE_SHARE,
+            check_stop=self._stop.check,
+        )
 
     def sweep_context(self) -> SweepContext:
         """For the sweeper."""

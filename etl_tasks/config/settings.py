@@ -55,6 +55,8 @@ _redis = partial(_setting, group="Redis and Celery")
 _run = partial(_setting, group="Runs, leases and limits")
 _log = partial(_setting, group="Logs")
 
+_reconcile = partial(_setting, group="Reconciles by the schedule")
+
 
 class Settings(BaseSettings):
     """What is in force. Make it with ``load_settings()``; raises ConfigError with all faults at once."""
@@ -227,6 +229,20 @@ class Settings(BaseSettings):
         _log("INFO", "What workers and beat log, where --loglevel does not say; commands have --log.")
     )
     log_form: Literal["console", "json"] = _log("console", "How it is logged: for people, or a JSON object a line.")
+
+    # -- Reconciles ------------------------------------------------------------------------------------------------
+    reconcile_every_minutes: int = _reconcile(
+        0, "Beat has source and CLEAN compared this often; 0 is off.", unit="min", ge=0, le=525_600
+    )
+    reconcile_last_hours: int = _reconcile(
+        24, "How much is compared, back from the schedule's watermark.", unit="h", ge=1, le=8784
+    )
+    reconcile_by_hash: bool = _reconcile(
+        False, "Compare every column of every row (1), which reads the source again, or count (0)."
+    )
+    reconcile_repair: bool = _reconcile(
+        False, "Load and publish what differs (1): a run by hand of just those windows."
+    )
 
     _warnings: list[str] = PrivateAttr(default_factory=list)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

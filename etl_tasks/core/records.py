@@ -144,3 +144,33 @@ class DueSlice:
     partition: int
     manual: bool
     believed_queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReconcile:
+    """A reconcile in the journal that has not ended, or had not, and since when."""
+
+    reconcile_id: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PublishState:
+    """How far a partition's publish is; ``waits``: it is due, but later."""
+
+    partition: int
+    loaded_gen: int
+    published_gen: int
+    state: str
+    waits: bool
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairToCheck:
+    """The reconcile whose differing ``windows`` the run ``run_id`` has loaded (None: they were only published)."""
+
+    reconcile_id: int
+    run_id: int | None
+    by_hash: bool
+    windows: Sequence[Window]

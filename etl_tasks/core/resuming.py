@@ -67,12 +67,17 @@ def resume_plan(remains: RunRemains) -> SlicePlan | None:
     if skipped := len(remains.undone) - len(slices):
         count = "1 window" if skipped == 1 else f"{skipped} windows"
         notices.append(f"{count} of run {remains.run_id} left out: later runs have loaded what it had not")
+    return exact_plan(slices, remains.shift_min, notices)
+
+
+def exact_plan(slices: Sequence[PlannedSlice], shift_min: int, notices: Sequence[str] = ()) -> SlicePlan:
+    """The plan of just these slices, at least one, in order of time; its interval is from the first to the last."""
     windows = merge(each.window for each in slices)
-    shift = timedelta(minutes=remains.shift_min)
+    shift = timedelta(minutes=shift_min)
     return SlicePlan(
         since=windows[0].start - shift,
         until=windows[-1].end - shift,
-        slices=slices,
+        slices=tuple(slices),
         partitions=tuple(sorted({each.partition for each in slices})),
         steps=len({each.step for each in slices}),
         notices=tuple(notices),

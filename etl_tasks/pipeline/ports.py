@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from types import TracebackType
@@ -15,9 +15,12 @@ from etl_tasks.core.records import (
     DueSlice,
     EndedRun,
     NewRun,
+    OpenReconcile,
     PlannedRun,
     PublishClaim,
+    PublishState,
     Reject,
+    RepairToCheck,
     SanitizeRules,
     SliceClaim,
     SliceResult,
@@ -25,6 +28,7 @@ from etl_tasks.core.records import (
 )
 from etl_tasks.core.resuming import RunRemains
 from etl_tasks.core.states import RunStatus
+from etl_tasks.core.verdict import Coverage, Finding
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import NewerPublish
 
@@ -217,6 +221,26 @@ class CancelJournal(Protocol):
     def outcome(self, run_id: int) -> CancelledRun: ...
 
 
+class ReconcileJournal(Protocol):
+    """Reconciles of the journal, and what it knows of the windows they compare."""
+
+    def try_lock(self) -> AbstractContextManager[bool]: ...
+    def end_dead(self) -> list[OpenReconcile]: ...
+    def running(self) -> OpenReconcile | None: ...
+    def begin(
+        self, span: Window, *, by_hash: bool, repairs: int | None, repair_run_id: int | None, details: Mapping[str, Any]
+    ) -> int: ...
+    def note(self, reconcile_id: int, details: Mapping[str, Any], windows: int | None = None) -> None: ...
+    def end(
+        self, reconcile_id: int, status: str, findings: Sequence[Finding], details: Mapping[str, Any], *, by_hash: bool
+    ) -> None: ...
+    def coverage(self, span: Window) -> Coverage: ...
+    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishState]: ...
+    def publish_states(self, partitions: Sequence[int]) -> list[PublishState]: ...
+    def repair_to_check(self) -> RepairToCheck | None: ...
+    def unmended(self) -> list[Window]: ...
+
+
 class PublishLock(Protocol):
     """The advisory lock of one CLEAN table."""
 
@@ -243,6 +267,8 @@ class Journal(Protocol):
     def sweeps(self) -> SweepJournal: ...
     @property
     def resuming(self) -> ResumeJournal: ...
+    @property
+    def reconciles(self) -> ReconcileJournal: ...
     def ensure_once(self) -> None: ...
     def now(self) -> datetime: ...
     def publish_lock(self, clean_table: str) -> PublishLock: ...

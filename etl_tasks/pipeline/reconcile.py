@@ -68,32 +68,41 @@ class ReconcileContext:
         return [column.name for column in self.target_columns]
 
 
-def count_windows(
-    windows: Sequence[Window], context: ReconcileContext, on_window: Callable[[Window], None] = lambda window: None
-) -> list[WindowCounts]:
-    """The rows of each window in the three places; ``on_window`` hears of each that is counted.
+def count_windows(windows: Sequence[Window], context: ReconcileContext) -> Iterator[WindowCounts]:
+    """The rows of each window in the three places, one window after the other.
 
     Raises what the source and ClickHouse raise; an overloaded source is asked again for halves.
     """
     raw = context.target.count_windows(context.raw_table, windows)
     clean = context.target.count_windows(context.clean_table, windows)
-    counts = []
     for window, in_raw, in_clean in zip(windows, raw, clean, strict=True):
         in_source = sum(_gently(window, context, context.source.count))
-        counts.append(WindowCounts(window, in_source, in_raw, in_clean))
-        on_window(window)
-    return counts
+        yield WindowCounts(window, in_source, in_raw, in_clean)
 
 
-def compare_window(window: Window, context: ReconcileContext) -> WindowContent:
-    """Every row of the window in the source against CLEAN's. Raises as ``count_windows``."""
+def compare_windows(
+    windows: Sequence[Window], context: ReconcileContext, *, explain: bool = True
+) -> Iterator[tuple[WindowCounts, WindowContent]]:
+    """Each window compared row by row, and the counts that follow from that: distinct keys of what fits, and what does
+    not fit. Raises as ``count_windows``.
+    """
+    raw = context.target.count_windows(context.raw_table, windows)
+    for window, in_raw in zip(windows, raw, strict=True):
+        content = compare_window(window, context, explain=explain)
+        yield WindowCounts(window, content.source_keys + content.unfit, in_raw, content.clean_rows), content
+
+
+def compare_window(window: Window, context: ReconcileContext, *, explain: bool = True) -> WindowContent:
+    """Every row of the window in the source against CLEAN's; ``explain`` reads the source once more for the columns
+    of the examples that differ. Raises as ``count_windows``.
+    """
     sides = _Sides(context)
     comparison = WindowComparison(window, sides.fingerprints, context.most_examples)
     for part in _gently(window, context, sides.read_source):
         comparison.add_source(part.rows)
         comparison.add_unfit(part.unfit)
     comparison.add_clean(sides.clean_rows(window))
-    return comparison.result(sides.explain(window, comparison.differing))
+    return comparison.result(sides.explain(window, comparison.differing) if explain else ())
 
 
 @dataclass(slots=True)

@@ -112,7 +112,17 @@ def test_the_configuration_in_force(deployment: Deployment) -> None:
         "sweep": "plan",
         "extract_load_slice": "extract",
         "dedup_publish": "publish",
+        "reconcile": "backfill",
     }
+
+
+def test_beat_has_a_reconcile_only_where_it_is_asked_for(deployment: Deployment) -> None:
+    code = (
+        "import json; from etl_tasks.celery import app; e = app.conf.beat_schedule['reconcile']\n"
+        "print(json.dumps([e['task'], e['schedule'], e['options']]))"
+    )
+    found = json.loads(python(deployment, code, RECONCILE_EVERY_MINUTES="90"))
+    assert found == ["etl_tasks.reconcile", 5400.0, {"queue": "backfill", "expires": 5400.0}]
 
 
 def test_a_ladder_of_time_outs_that_cannot_hold_is_refused_at_start(deployment: Deployment) -> None:

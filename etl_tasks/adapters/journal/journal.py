@@ -7,6 +7,7 @@ from datetime import datetime
 from etl_tasks.adapters.journal.database import Database, JournalConfig
 from etl_tasks.adapters.journal.lock import PublishLock
 from etl_tasks.adapters.journal.publishes import PublishJournal
+from etl_tasks.adapters.journal.reconciles import ReconcileJournal
 from etl_tasks.adapters.journal.resuming import ResumeJournal
 from etl_tasks.adapters.journal.runs import RunJournal
 from etl_tasks.adapters.journal.slices import SliceJournal
@@ -27,6 +28,7 @@ class Journal:
         self.publishes = PublishJournal(self.database, cadence)
         self.sweeps = SweepJournal(self.database, clean_table, self.publishes)
         self.resuming = ResumeJournal(self.database)
+        self.reconciles = ReconcileJournal(self.database, clean_table)
 
     def ensure(self) -> None:
         """Create or extend the tables."""

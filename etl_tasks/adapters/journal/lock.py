@@ -74,3 +74,10 @@ class SweepLock(SessionLock):
 
     def __init__(self, config: JournalConfig, clean_table: str) -> None:
         super().__init__(config, f"sweep {config.table} {clean_table}")
+
+
+class ReconcileLock(SessionLock):
+    """One reconcile of a CLEAN table at a time: it reads the source beside the runs."""
+
+    def __init__(self, config: JournalConfig, clean_table: str) -> None:
+        super().__init__(config, f"reconcile {config.table} {clean_table}")
