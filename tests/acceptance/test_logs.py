@@ -62,7 +62,7 @@ def plan_by_message(deployment: Deployment) -> Any:
     """A run by hand, planned by a worker; its row once it has ended."""
     kwargs = {"since": iso(SINCE), "until": iso(UNTIL), "manual": True}
     deployment.celery("call", "etl_tasks.plan_interval", "--kwargs", json.dumps(kwargs))
-    return deployment.wait_for_run(deployment.wait_for_new_run(0))
+    return deployment.wait_for_run(deployment.wait_for_new_run(0, timeout_s=120))
 
 
 def test_every_line_of_a_worker_parses_and_says_whose_it_is(deploy: Deploy) -> None:
@@ -77,7 +77,7 @@ def test_every_line_of_a_worker_parses_and_says_whose_it_is(deploy: Deploy) -> N
     run = plan_by_message(deployment)
     # A task that Celery itself has to say something about.
     deployment.celery("call", "etl_tasks.extract_load_slice", "--args", "[1, 2]")
-    deployment.until(lambda: "TypeError" in worker.log.read_text(), "Celery tells of a task with wrong arguments")
+    deployment.until(lambda: "TypeError" in worker.log.read_text(), "Celery tells of a task with wrong arguments", 120)
     deployment.stop_workers()
 
     lines = lines_of(worker.log)

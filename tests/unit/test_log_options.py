@@ -16,10 +16,26 @@ from etl_tasks.cli.log_options import log_options, set_up_logging
 from etl_tasks.cli.main import cli
 from etl_tasks.log import get_logger
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = (
     "import sys; from tests.unit.test_log_options import speaking; "
     "speaking.main(sys.argv[1:], prog_name='speaking', standalone_mode=False)"
 )
+
+WORKER = """
+import logging, click
+from celery import signals
+import etl_tasks.celery
+
+@click.command()
+@click.option("--loglevel", default="WARNING")
+def worker(loglevel):
+    signals.setup_logging.send(sender=None, loglevel=loglevel)
+    print(logging.getLevelName(logging.getLogger("etl_tasks").level))
+
+worker()
+"""
+"""Celery's programs as far as logging goes: an option with a default, and the signal that hands it on."""
 
 
 @log_options
@@ -48,7 +64,7 @@ def said(arguments: Sequence[str], tmp_path: Path, **settings: str) -> list[str]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), **settings},
+        env={"PYTHONPATH": str(ROOT), **settings},
         capture_output=True,
         text=True,
         timeout=120,
@@ -90,6 +106,29 @@ def test_the_form_is_the_settings_unless_an_option_says_otherwise(tmp_path: Path
 def test_settings_that_are_wrong_do_not_keep_a_command_from_saying_so(tmp_path: Path) -> None:
     (line,) = said(["speak"], tmp_path, STEP_MIN="ten")
     assert "heard" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "level"),
+    [
+        ([], {}, "INFO"),
+        ([], {"LOG_LEVEL": "debug"}, "DEBUG"),
+        (["--loglevel", "WARNING"], {"LOG_LEVEL": "DEBUG"}, "WARNING"),
+    ],
+)
+def test_a_worker_logs_from_log_level_on_unless_loglevel_is_given(
+    arguments: list[str], settings: dict[str, str], level: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, *arguments],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == (level, 0), done.stderr
 
 
 def test_every_command_takes_both() -> None:
