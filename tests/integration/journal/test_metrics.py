@@ -96,7 +96,7 @@ def test_an_empty_journal_has_every_counter_that_is_known_beforehand(served: Ser
     assert served.value("etl_step_seconds") == 600
     assert served.value("etl_rows_inserted_total") == 0
     assert served.value("etl_oldest_unpublished_seconds") == 0
-    assert served.value("etl_gap_seconds") is None, "there is no watermark to count up to"
+    assert served.value("etl_gap_seconds") == 0
     assert served.value("etl_reconcile_result", result="exact") is None
 
 
@@ -122,7 +122,9 @@ def test_an_eventful_run_is_counted_as_it_was(world: World, served: Served) -> N
         ("etl_publish_last_duration_seconds",): 2,
         ("etl_partitions_incomplete",): 1,
         ("etl_partitions_owed",): 0,
-        ("etl_gaps",): 0,
+        # [2, 3) was not loaded, [3, 4) was.
+        ("etl_gaps",): 1,
+        ("etl_gap_seconds",): 3600,
         ("etl_active_runs", ("process", LANE), ("status", "running")): 0,
     }
     found = {key: served.value(key[0], **dict(key[1:])) for key in expected}  # type: ignore[arg-type]
