@@ -268,13 +268,13 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
     ),
     Gauge(
         "etl_gaps",
-        "Holes that nobody has loaded between the earliest coverage (or --since) and the watermark.",
-        lambda metrics: _one(metrics.gaps.gaps if metrics.gaps else None),
+        "Holes that nobody has loaded between the earliest (or --since) and the latest coverage.",
+        lambda metrics: _one(metrics.gaps.gaps),
     ),
     Gauge(
         "etl_gap_seconds",
         "Business time of those holes together.",
-        lambda metrics: _one(metrics.gaps.gap_s if metrics.gaps else None),
+        lambda metrics: _one(metrics.gaps.gap_s),
     ),
     Gauge("etl_reconcile_result", "1 for how the newest reconcile ended, 0 for the others.", _reconciled, ("result",)),
     Gauge(

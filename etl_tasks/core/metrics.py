@@ -88,7 +88,7 @@ class PublishingMetrics:
 
 @dataclass(frozen=True, slots=True)
 class GapMetrics:
-    """Holes that nobody has loaded, and their length together in seconds."""
+    """Holes in the coverage that nobody has loaded, and their length together in seconds."""
 
     gaps: int
     gap_s: float
@@ -111,8 +111,8 @@ class ReconcileMetrics:
 class JournalMetrics:
     """The journal of one CLEAN table at ``now`` (PostgreSQL's clock).
 
-    ``active_runs`` by (process, status) and ``active_slices`` by (process, state) are of what has not ended. ``gaps``
-    is None before the schedule has a watermark, ``reconcile`` before the first one.
+    ``active_runs`` by (process, status) and ``active_slices`` by (process, state) are of what has not ended;
+    ``reconcile`` is None before the first one.
     """
 
     now: datetime
@@ -120,6 +120,6 @@ class JournalMetrics:
     active_runs: dict[tuple[str, str], int]
     active_slices: dict[tuple[str, str], int]
     publishing: PublishingMetrics
-    gaps: GapMetrics | None
+    gaps: GapMetrics
     reconcile: ReconcileMetrics | None
     counts: Counts = field(default_factory=Counter)

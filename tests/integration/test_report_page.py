@@ -34,7 +34,9 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-PHONE, DESK = (390, 844), (1280, 900)
+PHONE, TABLET, DESK = (390, 844), (768, 1024), (1280, 900)
+# What the printer leaves of A4, in the pixels of style sheets: 186 mm.
+PAPER_WIDTH = 703
 # Put into a copy of the page, inside a frame as wide as the screen asked for: what stands out of it, and what shows.
 MEASURE = """<script>
 addEventListener("load", () => {
@@ -121,7 +123,7 @@ def pixels(png: Path) -> tuple[int, int, Counter[bytes]]:
     return width, height, Counter(raw[row * stride : (row + 1) * stride] for row in range(height))
 
 
-@pytest.mark.parametrize("size", [PHONE, DESK])
+@pytest.mark.parametrize("size", [PHONE, TABLET, DESK])
 def test_it_fits_the_screen_and_shows_everything(browse: Browse, page: Path, size: tuple[int, int]) -> None:
     found = measured(browse, page, size)
     assert found["inner"] == size[0]
@@ -153,6 +155,15 @@ def test_a_screenshot_is_no_blank_sheet(browse: Browse, page: Path, tmp_path: Pa
     width, height, rows = pixels(target)
     assert (width, height) == size
     assert len(rows) > height / 4, "most rows of pixels differ"
+
+
+def test_nothing_is_cut_off_on_paper(browse: Browse, page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("print {") == 2
+    printed = tmp_path / "printed.html"
+    printed.write_text(re.sub(r"@media[^{]*print \{", "@media all {", text), encoding="utf-8")
+    found = measured(browse, printed, (PAPER_WIDTH, 1000))
+    assert (found["wide"], found["scroll"]) == ([], PAPER_WIDTH)
 
 
 def test_it_prints(browse: Browse, page: Path, tmp_path: Path) -> None:

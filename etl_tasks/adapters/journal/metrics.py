@@ -106,12 +106,10 @@ class MetricsJournal:
             last_duration_ms=row.last_duration_ms,
         )
 
-    def _gaps(self, transaction: Transaction, processes: list[ProcessMetrics]) -> GapMetrics | None:
+    def _gaps(self, transaction: Transaction, processes: list[ProcessMetrics]) -> GapMetrics:
         watermarks = [each.watermark for each in processes if each.watermark and lane_of(each.process) == "schedule"]
-        if not watermarks:
-            return None
         # Source time is business time and the shift.
-        until = max(watermarks) + timedelta(minutes=self._shift_min)
+        until = max(watermarks) + timedelta(minutes=self._shift_min) if watermarks else None
         row = transaction.one("metrics_gaps", clean_table=self._clean_table, since=self._gaps_since, until=until)
         return GapMetrics(int(row.gaps), float(row.gap_s))
 
