@@ -140,7 +140,7 @@ def _chosen_time(columns: Sequence[SourceColumn], asked: str, place: str) -> str
     if len(candidates) > 1 or not has_one_time(columns):
         raise UsageError(
             f"say which column of the primary key of {place} is the time column ({', '.join(candidates)}): "
-            f"--time-column {candidates[-1]}"
+            "--time-column NAME"
         )
     return candidates[0]
 
