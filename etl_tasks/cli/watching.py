@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from etl_tasks.cli.texts import first_line
 from etl_tasks.errors import TransientError
 
 Seen = TypeVar("Seen")
@@ -121,5 +122,5 @@ def _look_until_seen(
         try:
             return look()
         except TransientError as error:
-            display.note(f"{error}; trying again")
+            display.note(f"{first_line(str(error))}; trying again")
             sleep(max(every_s, AWAY_S))

@@ -10,7 +10,7 @@ from typing import Any
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 from etl_tasks.core.windows import Window
 
-NEWEST_REJECTS = 20_000
+NEWEST_REJECTS = 10_000
 """So many values that did not fit, of the newest runs, are told by column and reason."""
 
 

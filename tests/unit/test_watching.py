@@ -46,7 +46,7 @@ def test_json_is_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_journal_that_does_not_answer_is_said_once_and_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
-    away = Unreachable("PostgreSQL at db.example:5432 does not answer")
+    away = Unreachable("PostgreSQL at db.example:5432 does not answer\n\tThis probably means nothing")
     written, slept = watched(answering(1, away, away, 9))
     assert written == "screen 1\n\nscreen 9\n\n"
     assert capsys.readouterr().err == "note: PostgreSQL at db.example:5432 does not answer; trying again\n"
