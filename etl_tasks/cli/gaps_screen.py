@@ -128,6 +128,11 @@ def _print_missing(console: Console, gaps: Gaps, shift_min: int, watermark: date
         table.add_row(short_time(since), short_time(until), duration(gap[1] - gap[0]), _days(gap), command)
     console.print(table)
     _print_rest(console, len(gaps.missing))
+    if len(gaps.missing) > 1:
+        whole = gaps.missing[0][0], gaps.missing[-1][1]
+        console.print(
+            f"all at once, with what is loaded in between: {fill_command(whole, None, shift_min)}", soft_wrap=True
+        )
     per_day = [(partition, seconds_of(spans), len(spans)) for partition, spans in by_partition(gaps.missing)]
     if len(per_day) < len(gaps.missing):
         days = _table("partition", "not loaded", "intervals")

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 from etl_tasks.core.windows import Window
 
+CELL_MINUTES = 10
+"""Losses are told, and loaded again, in cells of so many minutes: sparse rows would be a window each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A window in which CLEAN has more rows than RAW has keys: RAW's TTL has passed, or CLEAN has rows of nobody's."""
+    """A window in some minutes of which CLEAN has more rows than RAW has keys, and by how many in all (``rows``): RAW's
+    TTL has passed, or CLEAN has rows of nobody's.
+    """
 
     window: Window
     clean_rows: int
     raw_rows: int
-
-    @property
-    def rows(self) -> int:
-        """Rows that would go, at least."""
-        return self.clean_rows - self.raw_rows
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,27 @@ class RebuildOutlook:
 
     @property
     def lost_rows(self) -> int:
-        """Rows that would go, at least: one may go and another come in the same window."""
+        """Rows that would go, at least: one may go and another come in the same minute."""
         return sum(loss.rows for loss in self.losses)
 
 
 def rebuild_outlook(
-    partition: int, windows: Sequence[Window], clean: Sequence[int], raw: Sequence[int]
+    partition: int, minutes: Sequence[Window], clean: Sequence[int], raw: Sequence[int]
 ) -> RebuildOutlook:
-    """Compare the counts of ``windows``, which are in order of time; losses in windows that touch are one."""
+    """Compare the counts of the day's ``minutes``, which are in order; losses in cells that touch are one.
+
+    By the minute, so that a row that goes and one that comes seldom hide each other.
+    """
     losses: list[Loss] = []
-    for window, in_clean, in_raw in zip(windows, clean, raw, strict=True):
-        if in_clean <= in_raw:
+    for first in range(0, len(minutes), CELL_MINUTES):
+        cell = slice(first, first + CELL_MINUTES)
+        rows = sum(max(0, ours - theirs) for ours, theirs in zip(clean[cell], raw[cell], strict=True))
+        if not rows:
             continue
-        if losses and losses[-1].window.end == window.start:
+        start, counts = minutes[first].start, (sum(clean[cell]), sum(raw[cell]), rows)
+        if losses and losses[-1].window.end == start:
             last = losses.pop()
-            joined = Window(last.window.start, window.end)
-            losses.append(Loss(joined, last.clean_rows + in_clean, last.raw_rows + in_raw))
-        else:
-            losses.append(Loss(window, in_clean, in_raw))
+            start = last.window.start
+            counts = last.clean_rows + counts[0], last.raw_rows + counts[1], last.rows + counts[2]
+        losses.append(Loss(Window(start, minutes[cell][-1].end), *counts))
     return RebuildOutlook(partition, sum(clean), sum(raw), losses)

@@ -39,7 +39,7 @@ def cancel_run(run_id: int, reason: str, context: CancelContext) -> CancelledRun
     context.cancelling.check(run_id, context.clean_table)
     if context.journal.runs.abort(run_id, reason) is None:
         raise UsageError(f"run {run_id} has ended by itself just now: see python -m etl_tasks status")
-    log.warning("run_cancelled", run=run_id, reason=reason)
+    log.info("run_cancelled", run=run_id, reason=reason)
     cancelled = context.cancelling.outcome(run_id)
     if cancelled.reading:
         _end_inserts(run_id, context)

@@ -17,7 +17,7 @@ from etl_tasks.errors import UsageError
 
 NOON = datetime(2025, 8, 8, 12, tzinfo=UTC)
 DAY = 20250808
-MINUTES = windows_between(range(0, 301, 60))
+MINUTES = windows_between(range(0, 3601, 60))
 
 
 def minutes(first: int, last: int) -> Window:
@@ -25,15 +25,20 @@ def minutes(first: int, last: int) -> Window:
 
 
 def test_what_a_rebuild_would_take(capsys: pytest.CaptureFixture[str]) -> None:
-    outlook = rebuild_outlook(DAY, MINUTES, clean=[5, 7, 2, 9, 1], raw=[5, 0, 1, 9, 0])
-    assert outlook.losses == [Loss(minutes(1, 3), 9, 1), Loss(minutes(4, 5), 1, 0)]
-    # RAW has one row more than CLEAN in another window: that pays for nothing.
-    assert (outlook.clean_rows, outlook.raw_rows, outlook.lost_rows) == (24, 15, 9)
-    assert rebuild_outlook(DAY, MINUTES, [1] * 5, [2] * 5).losses == []
+    raw = [5] * 60
+    clean = list(raw)
+    clean[3], clean[4] = 7, 4  # two too many, and one that a rebuild would bring
+    clean[17] = 6
+    clean[40:50] = [0] * 10  # nothing but to be won
+    clean[59] = 9
+    outlook = rebuild_outlook(DAY, MINUTES, clean, raw)
+    assert outlook.losses == [Loss(minutes(0, 20), 102, 100, 3), Loss(minutes(50, 60), 54, 50, 4)]
+    assert (outlook.clean_rows, outlook.raw_rows, outlook.lost_rows) == (256, 300, 7)
+    assert rebuild_outlook(DAY, MINUTES, [1] * 60, [2] * 60).losses == []
     print_losses(outlook)
     said = capsys.readouterr().out
-    assert "20250808: CLEAN has 24 rows, RAW 15 keys; a rebuild takes 9 rows or more" in said
-    assert "1970-01-01 00:01" in said
+    assert "20250808: CLEAN has 256 rows, RAW 300 keys; a rebuild takes 7 rows or more" in said
+    assert "1970-01-01 00:50" in said
 
 
 @pytest.mark.parametrize("day", ["", "2025-08-08", "20250230", "00000101", "202508081", "٢٠٢٥٠٨٠٨", "-2025080"])

@@ -19,7 +19,10 @@ class GapJournal:
         self._clean_table = clean_table
 
     def covered(self) -> Window | None:
-        """From the first to the last instant (the source's time) that any lane has loaded; None when nothing was."""
+        """From the first to the last instant (the source's time) that any lane has loaded; None when nothing was.
+
+        What was lost since, and so is not loaded any more, counts if it had been published.
+        """
         with self._database.transaction() as transaction:
             row = transaction.one("covered_bounds", clean_table=self._clean_table)
         return None if row.first is None else Window(row.first, row.last)

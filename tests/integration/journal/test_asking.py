@@ -101,16 +101,22 @@ def test_a_rebuild_is_asked_for_once_and_survives_a_plain_publish(world: World, 
 
 def test_what_a_rebuild_is_agreed_to_lose_is_a_gap_until_it_is_loaded_again(world: World, asking: AskJournal) -> None:
     world.load_publish_end([hours(0, 1), hours(1, 2), hours(2, 3)])
-    ask(asking, rebuild=True, least_rows=1, lost=[hours(0.5, 0.75), hours(1.5, 2.5)])
+    ask(asking, rebuild=True, least_rows=1, lost=[hours(0, 0.75), hours(1.5, 3)])
     world.publish()
     gaps = GapJournal(world.journal.database, CLEAN)
+    assert gaps.covered() == hours(0, 3), "plain gaps looks at what it was"
     found = find_gaps(hours(0, 3), gaps.facts(hours(0, 3)))
     assert list(found.missing) == [
-        (to_seconds(at(0.5)), to_seconds(at(0.75))),
-        (to_seconds(at(1.5)), to_seconds(at(2.5))),
+        (to_seconds(at(0)), to_seconds(at(0.75))),
+        (to_seconds(at(1.5)), to_seconds(at(3))),
     ]
     assert not found.unpublished
 
-    world.load_publish_end([hours(0.5, 0.75), hours(1.5, 2.5)])
+    again = world.plan([hours(0, 0.75), hours(1.5, 3)]).run_id
+    world.load_all(again)
+    (owed_now,) = find_gaps(hours(0, 3), gaps.facts(hours(0, 3))).publishing
+    assert len(owed_now.not_published) == 2, "loaded again, and not in CLEAN yet"
+    world.publish()
+    assert world.journal.runs.finalize(again) == "ok"
 
     assert not find_gaps(hours(0, 3), gaps.facts(hours(0, 3))).any

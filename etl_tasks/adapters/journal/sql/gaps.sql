@@ -1,10 +1,12 @@
 -- name: covered_bounds
--- The first and the last instant that any lane has loaded; NULL when nothing was.
+-- The first and the last instant that any lane has loaded or that was ever published; NULL when there is none.
 SELECT
-    (SELECT lower(p.loaded) FROM public.inc_processing_partitions p
-     WHERE p.clean_table = %(clean_table)s AND NOT isempty(p.loaded) ORDER BY p.partition LIMIT 1) AS first,
-    (SELECT upper(p.loaded) FROM public.inc_processing_partitions p
-     WHERE p.clean_table = %(clean_table)s AND NOT isempty(p.loaded) ORDER BY p.partition DESC LIMIT 1) AS last;
+    (SELECT lower(p.loaded + p.published) FROM public.inc_processing_partitions p
+     WHERE p.clean_table = %(clean_table)s AND NOT (isempty(p.loaded) AND isempty(p.published))
+     ORDER BY p.partition LIMIT 1) AS first,
+    (SELECT upper(p.loaded + p.published) FROM public.inc_processing_partitions p
+     WHERE p.clean_table = %(clean_table)s AND NOT (isempty(p.loaded) AND isempty(p.published))
+     ORDER BY p.partition DESC LIMIT 1) AS last;
 
 -- name: coverage_gaps
 -- Of each partition in a span, what of it is not loaded and what is loaded and not published, as seconds since the epoch.
