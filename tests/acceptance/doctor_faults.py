@@ -87,7 +87,10 @@ def _index(deployment: Deployment) -> str:
 
 
 @fault(
-    "journal", "fail", found="inc_processing_slices_running_idx is missing", cure="inc_processing_slices_running_idx"
+    "journal-indexes",
+    "fail",
+    found="inc_processing_slices_running_idx is missing",
+    cure="inc_processing_slices_running_idx",
 )
 @contextmanager
 def an_index_of_the_journal_dropped(deployment: Deployment) -> Iterator[Mapping[str, str]]:
