@@ -17,6 +17,7 @@ from etl_tasks.core.verdict import Cause, Finding, Verdict
 from etl_tasks.core.windows import Window
 
 MOST_WINDOWS = 20
+MOST_COLUMNS = 6
 EDGES = ("window from (UTC)", "to")
 WHY = "why"
 TEXTS = (WHY, "before", "after")
@@ -168,11 +169,13 @@ def plain_table(*titles: str) -> Table:
 
 
 def example_text(example: Example) -> str:
-    """An example for people: its kind, its key, and the columns that differ with both values."""
-    columns = "; ".join(
+    """An example for people: its kind, its key, and the first columns that differ with both values."""
+    columns = [
         f"{name}: source {_short(ours)}, CLEAN {_short(theirs)}" for name, (ours, theirs) in example.columns.items()
-    )
-    return f"{example.kind} {example.key!r}" + (f": {columns}" if columns else "")
+    ]
+    if len(columns) > MOST_COLUMNS:
+        columns[MOST_COLUMNS:] = [f"and {len(columns) - MOST_COLUMNS} columns more: --json shows all"]
+    return f"{example.kind} {example.key!r}" + (f": {'; '.join(columns)}" if columns else "")
 
 
 def _short(value: object) -> str:
