@@ -8,10 +8,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from devstack import config
 from devstack.errors import DevstackError
 from devstack.stack import Stack
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PORTS_A_STACK = 100
 # gw0, gw1 …; empty where pytest runs without xdist.
