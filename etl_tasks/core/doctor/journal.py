@@ -32,7 +32,7 @@ def index_opinions(wanted: JournalSchema, there: JournalSchema) -> list[Opinion]
     for name, index in wanted.indexes.items():
         found = there.indexes.get(name)
         if found is None:
-            faults.append((f"the index {name} is missing", f"{MIGRATE}, which makes {name}"))
+            faults.append((f"the index {name} is missing", f"{MIGRATE}; it makes {name}"))
         elif not found.valid:
             faults.append((f"the index {name} is invalid (its building broke off)", f"REINDEX INDEX {name}"))
         elif index.unique and not found.unique:
