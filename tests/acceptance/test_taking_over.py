@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -98,6 +99,14 @@ def _load_as_the_old_job(deployment: Deployment, since: datetime, until: datetim
         day += timedelta(days=1)
 
 
+def _checked(deployment: Deployment, *checks: str) -> dict[str, str]:
+    """The worst verdict of each of ``checks``, as doctor says it."""
+    found = json.loads(deployment.cli("doctor", *checks, "--json", expect=None).stdout)["checks"]
+    verdicts = {name: [each["verdict"] for each in found if each["check"] == name] for name in checks}
+    order = ["ok", "not checked", "warn", "fail"]
+    return {name: max(said, key=order.index) for name, said in verdicts.items()}
+
+
 def test_from_the_old_journal_and_its_clean_nothing_is_lost_and_nothing_doubled(old: Deployment) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     spec = DatasetSpec(rows=6000, days=4, seed=61, until_ms=ms(now))
@@ -115,8 +124,16 @@ def test_from_the_old_journal_and_its_clean_nothing_is_lost_and_nothing_doubled(
     # RAW has forgotten the oldest day by its TTL: only CLEAN has it.
     old.each_shard(f"ALTER TABLE {old.settings['CH_DB']}.codes_raw DROP PARTITION {OLDEST:%Y%m%d}")
 
+    assert _checked(old, "clean-version")["clean-version"] == "fail"
+
     migrated = old.cli("migrate")
 
+    old.each_shard("SYSTEM FLUSH LOGS")
+    # Nothing of the old form is left but its writer, who was here within the day: doctor names what it wrote.
+    assert _checked(old, "raw-engine", "clean-version", "ttl", "old-job") == {
+        "raw-engine": "ok", "clean-version": "ok", "ttl": "ok", "old-job": "fail"
+    }  # fmt: skip
+    assert f"INTO {old.settings['CH_DB']}.codes" in old.cli("doctor", "old-job", expect=1).stdout
     assert f"the watermark of {process} is {iso(WATERMARK)}" in migrated.stdout
     for name, new in (("CH_TABLE", "CH_CLEAN_TABLE"), ("HBASE_MAIN_COLUMNS", "MAIN_COLUMNS")):
         assert f"{name} (environment) is an old name; write {new} instead" in migrated.stderr
