@@ -172,6 +172,8 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_reconciles (
     started_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at        timestamptz,
     windows         integer NOT NULL DEFAULT 0,
+    -- What was really looked at, which may be less than [since, until), and the part of it that differs.
+    compared        tstzmultirange NOT NULL DEFAULT '{}',
     differing       tstzmultirange NOT NULL DEFAULT '{}',
     source_rows     bigint,
     raw_rows        bigint,
