@@ -22,7 +22,7 @@ def cancel_command(run_id: int, reason: str) -> None:
     """End RUN as "error: cancelled by USER@HOST", at once in the journal and soon at work.
 
     Slices that nobody has begun are not begun; those being read stop within a quarter of LEASE_S. What was loaded stays
-    loaded and is published. A publish under way goes on, and other runs too. ``resume RUN`` loads what was left.
+    loaded and is published. A publish under way goes on, and other runs too. `resume RUN` loads what was left.
 
     Exit code 2, with the reason, for a run that is unknown or has ended.
     """

@@ -14,10 +14,10 @@ from etl_tasks.pipeline.resume import resume_run
 @click.command("resume", short_help="Load what an ended run did not, and follow that.")
 @click.argument("run_id", metavar="RUN", type=click.IntRange(1, 2**63 - 1))
 def resume_command(run_id: int) -> None:
-    """Plan a new run by hand of exactly the windows that RUN did not load, and follow it as ``run`` does.
+    """Plan a new run by hand of exactly the windows that RUN did not load, and follow it as `run` does.
 
     What RUN loaded and nobody has published becomes due; where no window is left, that is all. The watermark of the
-    schedule stays: its next run sees that the hole is gone. Exit codes as of ``run``; 2 when RUN does not exist, has
+    schedule stays: its next run sees that the hole is gone. Exit codes as of `run`; 2 when RUN does not exist, has
     not ended, or has nothing left to do.
     """
     settings = read_settings()
