@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn, key_columns
-from etl_tasks.core.coercion_rules import BYTES, DAY_MS, EMPTY_IN_KEY, ColumnRule, RuleContext, rule_for
+from etl_tasks.core.coercion_rules import BYTES, DAY_MS, EMPTY_IN_KEY, TIMES, ColumnRule, RuleContext, rule_for
 from etl_tasks.errors import SchemaError
 
 VALUE_TEXT_LIMIT: Final = 200
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PARTITION_RANGE_MS: Final = (0, (date(2106, 1, 1) - date(1970, 1, 1)).days * DAY_MS - 1)
 """1970-01-01 to 2105-12-31: past it ``toDateTime`` in CLEAN's TTL overflows and the rows vanish at once (FACTS)."""
 
@@ -22,7 +23,7 @@ PARTITION_RANGE_MS: Final = (0, (date(2106, 1, 1) - date(1970, 1, 1)).days * DAY
 @dataclass(frozen=True, slots=True)
 class Misfit:
     """A value that its column cannot hold. ``key`` and ``value_text`` are fit for PostgreSQL: zero bytes show as
-    ``\\0``.
+    ``\\0``; a time of the key is a text in UTC, as one would look for the row.
     """
 
     key: tuple[Any, ...]
@@ -56,6 +57,20 @@ def value_text(value: object) -> str:
     return visible(value if isinstance(value, str) else repr(value))
 
 
+def time_text(time_ms: Any) -> Any:
+    """Milliseconds since the epoch as one would look for them in the source, in UTC; what is no such time as it is.
+
+    ``1754611200123`` is ``2025-08-08T00:00:00.123Z``.
+    """
+    if not isinstance(time_ms, int):
+        return time_ms
+    try:
+        shown = EPOCH + timedelta(milliseconds=time_ms)
+    except OverflowError:
+        return time_ms
+    return shown.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class CoercionPlan:
     """How one table's batches are brought into another table's types. Made once a run; holds no state of batches."""
 
@@ -66,6 +81,7 @@ class CoercionPlan:
         key: tuple[str, ...],
         empty_in_key: Mapping[str, str | bytes],
         byte_columns: frozenset[str],
+        time_columns: frozenset[str],
     ) -> None:
         self._names = names
         self._rules = rules
@@ -74,6 +90,7 @@ class CoercionPlan:
         self._empty_in_key = empty_in_key
         self.byte_columns = byte_columns
         """The columns of bytes, which may be no text."""
+        self._time_columns = time_columns
 
     @classmethod
     def build(
@@ -128,7 +145,9 @@ class CoercionPlan:
             raise SchemaError("the source's columns do not fit the target's: " + "; ".join(faults))
         empty = {c.name: EMPTY_IN_KEY[c.type] for c in source_columns if c.name in key and c.type in EMPTY_IN_KEY}
         byte_columns = frozenset(c.name for c in source_columns if c.type.removesuffix(" ARRAY") in BYTES)
-        return cls(tuple(column.name for column in source_columns), tuple(rules), tuple(key), empty, byte_columns)
+        time_columns = frozenset(c.name for c in source_columns if c.type in TIMES)
+        names = tuple(column.name for column in source_columns)
+        return cls(names, tuple(rules), tuple(key), empty, byte_columns, time_columns)
 
     def apply(self, batch: ColumnBatch) -> CoercedBatch:
         """The batch in the target's types, without the rows that do not fit; the given batch is left as it is."""
@@ -145,7 +164,10 @@ class CoercionPlan:
             return CoercedBatch(ColumnBatch(self._names, columns, batch.rows, batch.approximate_bytes), [])
         misfits = [
             Misfit(
-                tuple(visible(part) if isinstance(part, str) else part for part in self.key_of(batch, row)),
+                tuple(
+                    time_text(part) if name in self._time_columns else visible(part) if isinstance(part, str) else part
+                    for name, part in zip(self.key, self.key_of(batch, row), strict=True)
+                ),
                 self._names[position],
                 value_text(batch.columns[position][row]),
                 visible(reason),

@@ -164,26 +164,32 @@ def decide(
     if not 0 <= jitter < 1:
         raise ValueError(f"jitter must be in [0, 1), not {jitter}")
     policy = policy_for(error)
-    what = f"{type(error).__name__} on {window} (depth {depth}, try {tries})"
+    # The error's own words come first: a screen shows the beginning, and kind and window stand beside it anyway.
+    where = f"{type(error).__name__} on {window}, depth {depth}, try {tries}"
+
+    def told(why: str) -> str:
+        first_line, newline, rest = str(error).partition("\n")
+        return f"{first_line} [{where}: {why}]{newline}{rest}"
 
     if policy.first is Action.WAIT:
         # Not full jitter: no try is counted here, so the pause cannot grow, and one near zero would only spin.
         delay_s = rules.backoff_cap_s * (0.5 + jitter / 2)
-        return Decision(Action.WAIT, delay_s, f"{what}: nobody answers; waiting, which spends no attempt: {error}")
+        return Decision(Action.WAIT, delay_s, told("nobody answers; waiting, which spends no attempt"))
 
     allowed = rules.max_attempts if policy.tries is None else min(policy.tries, rules.max_attempts)
     if policy.first is not Action.FAIL and tries < allowed:
         delay_s = backoff_s(tries, rules, jitter)
-        reason = f"{what}: {policy.first}, try {tries + 1} of {allowed}, in {delay_s:.1f} s: {error}"
-        return Decision(policy.first, delay_s, reason)
+        return Decision(
+            policy.first, delay_s, told(f"{policy.first}, try {tries + 1} of {allowed}, in {delay_s:.1f} s")
+        )
 
     if policy.then is Action.SPLIT:
         if can_split(window, depth, rules):
-            return Decision(Action.SPLIT, 0.0, f"{what}: {tries} of {allowed} tries made, so it is split: {error}")
-        return Decision(Action.FAIL, 0.0, f"{what}: {_why_not_split(window, depth, rules)}: {error}")
+            return Decision(Action.SPLIT, 0.0, told(f"{tries} of {allowed} tries made, so it is split"))
+        return Decision(Action.FAIL, 0.0, told(_why_not_split(window, depth, rules)))
     if policy.first is Action.FAIL:
-        return Decision(Action.FAIL, 0.0, f"{what}: another try cannot help: {error}")
-    return Decision(Action.FAIL, 0.0, f"{what}: all {allowed} tries of this attempt are spent: {error}")
+        return Decision(Action.FAIL, 0.0, told("another try cannot help"))
+    return Decision(Action.FAIL, 0.0, told(f"all {allowed} tries of this attempt are spent"))
 
 
 def _why_not_split(window: Window, depth: int, rules: OverloadRules) -> str:
