@@ -71,6 +71,10 @@ def test_clocks_that_differ(ahead_s: float, unsure_s: float, verdict: Verdict) -
         assert "PostgreSQL" not in opinion.cure
 
 
+def test_clocks_of_services_that_are_all_away_were_not_compared() -> None:
+    assert services.clock_opinions([]).verdict is Verdict.NOT_CHECKED
+
+
 @pytest.mark.parametrize(
     ("version", "least", "verdict"),
     [

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from etl_tasks.core.doctor.facts import ClickHouseHost, Clock, PhoenixFacts, PostgresFacts
-from etl_tasks.core.doctor.findings import Opinion, fail, ok, warn
+from etl_tasks.core.doctor.findings import Opinion, Verdict, fail, ok, warn
 
 LEAST_POSTGRES = 140000
 LEAST_REDIS = (5, 0)
@@ -67,7 +67,7 @@ def pooled(facts: PostgresFacts) -> bool:
 def clock_opinions(clocks: Sequence[Clock]) -> Opinion:
     """Whether the clocks agree, as far as can be known from here."""
     if not clocks:
-        return ok("no clock to compare")
+        return Opinion(Verdict.NOT_CHECKED, "no service said what time it is")
     apart = [(clock, max(0.0, abs(clock.ahead_s) - clock.unsure_s)) for clock in clocks]
     wrong = [(clock, by) for clock, by in apart if by >= SKEW_WARN_S]
     if not wrong:
