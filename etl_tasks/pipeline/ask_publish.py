@@ -73,7 +73,7 @@ def ask_publish(partition: int, outlook: RebuildOutlook | None, context: AskCont
     """Make the partition's publish due now and send it; the generation that it reaches at least.
 
     With an ``outlook`` it is a rebuild that leaves at least the keys that RAW was seen to have; windows in which it
-    loses rows count as not loaded from then on, so that ``gaps`` names them until they are loaded again. None: nothing
+    loses rows count as not loaded once it is done, so that ``gaps`` names them until they are loaded again. None: nothing
     is to be published, or it is being published right now.
     """
     asked = context.asking.ask(

@@ -44,7 +44,7 @@ class AskJournal:
         """Make the publish due now, whatever the cadence or an error said; the generation that it will reach at least.
 
         None: nothing to publish, or it is being published right now. ``lost`` are windows that a rebuild is agreed to
-        lose, which count as not loaded from now on; ``least_rows`` is what it must leave.
+        lose rows of, which count as not loaded once it is done; ``least_rows`` is what it must leave.
         """
         with self._database.transaction() as transaction:
             row = transaction.one(

@@ -1,9 +1,9 @@
 -- name: ask_for_publish
--- idle, due or error -> due now, by hand; windows that a rebuild is agreed to lose count as not loaded.
+-- idle, due or error -> due now, by hand; the windows that a rebuild is agreed to lose are noted until it is done.
 UPDATE public.inc_processing_partitions
 SET publish_state = 'due', not_before = clock_timestamp(), enqueued_at = NULL, spent = 0, error_kind = NULL, last_error = NULL,
     rebuild = rebuild OR %(rebuild)s, rebuild_least_rows = CASE WHEN %(rebuild)s THEN %(least_rows)s ELSE rebuild_least_rows END,
-    loaded = loaded - l.lost
+    rebuild_lost = CASE WHEN %(rebuild)s THEN l.lost ELSE rebuild_lost END
 FROM (SELECT coalesce(range_agg(tstzrange(u.window_from, u.window_to)), '{}') AS lost
       FROM unnest(%(lost_froms)s::timestamptz[], %(lost_tos)s::timestamptz[]) AS u(window_from, window_to)) l
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_state IN ('idle', 'due', 'error')
