@@ -25,7 +25,8 @@ class PublishRequest:
     """One publish of one partition (an integer such as 20250808) under one fence token.
 
     ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by
-    version. A rebuild that would leave fewer than ``least_rows`` rows on all shards together is not to be done.
+    version. A rebuild that would leave fewer than ``least_rows`` rows on all shards together, or take rows from CLEAN
+    outside the windows ``lost``, is not to be done.
     """
 
     partition: int
@@ -33,6 +34,7 @@ class PublishRequest:
     windows: Sequence[LoadedWindow]
     rebuild: bool = False
     least_rows: int = 0
+    lost: Sequence[Window] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ class _Guard:
 def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> str:
     started = time.monotonic()
     guard = _Guard(claim, lock, lease, context)
-    request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild, claim.least_rows)
+    request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild, claim.least_rows, claim.lost)
     try:
         target = context.open_target()
         predecessors = context.pins.unfinished(claim)

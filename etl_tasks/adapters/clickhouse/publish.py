@@ -20,7 +20,7 @@ from etl_tasks.adapters.clickhouse.client import Connection, Row, Setting, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
 from etl_tasks.adapters.clickhouse.identifiers import TableName, beside_parameters, quote_name, quote_names, quote_text
-from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild
+from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild, count_minutes
 from etl_tasks.adapters.clickhouse.shard_work import ShardWork
 from etl_tasks.adapters.clickhouse.stages import Stages
 from etl_tasks.adapters.clickhouse.topology import Shard, Topology, table_facts
@@ -246,6 +246,8 @@ class PartitionPublish:
             [loaded.window for loaded in self._request.windows],
             tag=self._fence.tag,
         )
+        if self._request.rebuild:
+            work.minute_rows = count_minutes(work.connection, self._fence, table, self._config.ts_column)
         if work.skipped:
             return
         where = f"{self._request.partition} on {work.connection.host}"

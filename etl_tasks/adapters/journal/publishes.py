@@ -91,6 +91,7 @@ class PublishJournal:
             least_rows=int(row.least_rows),
             publish_run_id=publish_run_id,
             windows=tuple(windows),
+            lost=tuple(Window(start, end) for start, end in zip(row.lost_froms, row.lost_tos, strict=True)),
         )
 
     def renew(self, claim: PublishClaim, lease_s: float) -> bool:

@@ -176,6 +176,7 @@ def test_what_a_rebuild_loses_is_a_gap_once_it_is_done_but_for_what_was_loaded_m
     before, during = world.plan([hours(0, 0.5)]).run_id, world.plan([hours(2, 2.5)], process=MANUAL_LANE).run_id
     world.load_all(before)
     claim = world.must_claim_publish()
+    assert list(claim.lost) == [hours(0, 1), hours(1.5, 3)]
     world.load_all(during)
     assert not find_gaps(hours(0, 3), gaps.facts(hours(0, 3))).missing
     world.finish_publish(claim)

@@ -46,7 +46,9 @@ SET publish_state = 'running', attempt = attempt + 1, spent = spent + 1, target_
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND spent < %(max_attempts)s
   AND ((publish_state = 'due' AND (not_before IS NULL OR not_before <= clock_timestamp()))
     OR (publish_state = 'running' AND lease_until < clock_timestamp()))
-RETURNING partition, attempt, spent, target_gen, published_gen, rebuild, coalesce(rebuild_least_rows, 0) AS least_rows;
+RETURNING partition, attempt, spent, target_gen, published_gen, rebuild, coalesce(rebuild_least_rows, 0) AS least_rows,
+    ARRAY(SELECT lower(r) FROM unnest(rebuild_lost) AS r ORDER BY 1) AS lost_froms,
+    ARRAY(SELECT upper(r) FROM unnest(rebuild_lost) AS r ORDER BY 1) AS lost_tos;
 
 -- name: next_token
 -- The newest fence of the CLEAN table; it grows past what a restored older journal would repeat.
