@@ -80,7 +80,8 @@ class PublishProgress:
 
     ``waits``: it is due, but not before ``not_before``. ``busy``: some publish of the CLEAN table is under way, and
     others wait for its end. ``stages`` and ``rows`` (in CLEAN after it) are of its last attempt, ``publish_run_id``;
-    ``error`` is why that one failed, empty when it did not.
+    ``error`` is why that one failed, empty when it did not. ``rebuild_run_id`` is the last attempt of a rebuild and
+    ``rebuild_error`` why it failed, empty when it did not.
     """
 
     partition: int
@@ -97,3 +98,5 @@ class PublishProgress:
     rows: int | None
     duration_ms: int | None
     published_at: datetime | None
+    rebuild_run_id: int | None = None
+    rebuild_error: str = ""

@@ -51,9 +51,9 @@ def check_rebuild(request: PublishRequest, clean: TableName, shards: Sequence[Sh
             "its TTL has passed for some, so CLEAN stays as it is; ask again"
         )
     # By the same minutes as when it was asked for: what one hour has gained since must not hide what another has lost.
-    clean = [sum(rows) for rows in zip(*(work.minute_rows[0] for work in shards), strict=True)]
+    there = [sum(rows) for rows in zip(*(work.minute_rows[0] for work in shards), strict=True)]
     coming = [sum(rows) for rows in zip(*(work.minute_rows[1] for work in shards), strict=True)]
-    outlook = rebuild_outlook(partition, minutes_of(partition), clean, coming)
+    outlook = rebuild_outlook(partition, minutes_of(partition), there, coming)
     surplus = losses_not_agreed(outlook, request.lost)
     if surplus:
         raise TerminalError(

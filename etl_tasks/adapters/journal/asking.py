@@ -38,6 +38,8 @@ class AskJournal:
             rows=details.get("rows"),
             duration_ms=row.last_duration_ms,
             published_at=row.last_published_at,
+            rebuild_run_id=int(row.rebuild_run_id) if row.rebuild_run_id is not None else None,
+            rebuild_error="" if row.rebuild_status == "ok" else row.rebuild_error or "no attempt of it has ended",
         )
 
     def ask(self, partition: int, *, rebuild: bool, least_rows: int | None, lost: Sequence[Window]) -> int | None:

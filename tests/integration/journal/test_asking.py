@@ -87,15 +87,25 @@ def test_a_rebuild_is_asked_for_once_and_survives_a_plain_publish(world: World, 
     claim = world.must_claim_publish()
     assert (claim.rebuild, claim.least_rows, len(claim.windows)) == (True, 17, 0)
     world.journal.publishes.fail(claim, ValueError("RAW has less by now"))
+    refused = asking.progress(DAY)
+    assert refused is not None
+    assert (refused.rebuild_run_id, refused.rebuild_error) == (claim.publish_run_id, "ValueError: RAW has less by now")
 
     # A load must not meet it again.
     world.load_publish_end([hours(3, 4)])
     row = world.partition_row()
     assert (row.publish_state, row.rebuild, row.rebuild_least_rows, row.last_error) == ("idle", False, None, None)
     assert ask(asking) is None
+    after = asking.progress(DAY)
+    assert after is not None
+    assert (after.error, after.rebuild_error) == ("", "ValueError: RAW has less by now"), "a publish is no rebuild"
 
     ask(asking, rebuild=True, least_rows=17)
     world.publish()
+    done = asking.progress(DAY)
+    assert done is not None
+    assert done.rebuild_run_id == done.publish_run_id
+    assert done.rebuild_error == ""
     row = world.partition_row()
     assert (row.publish_state, row.rebuild, row.rebuild_least_rows) == ("idle", False, None)
 

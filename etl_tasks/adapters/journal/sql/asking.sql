@@ -11,10 +11,12 @@ WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_st
 RETURNING loaded_gen;
 
 -- name: publish_progress
--- A partition's publish as it is now, with the journal row of its last attempt.
+-- A partition's publish as it is now, with the journal rows of its last attempt and of the last one of a rebuild.
 SELECT p.partition, p.publish_state, p.loaded_gen, p.published_gen, p.rebuild, p.not_before, p.error_kind, p.last_error, p.publish_run_id,
     p.last_published_at, p.last_duration_ms, d.details, clock_timestamp() AS now,
+    p.rebuild_run_id, b.status AS rebuild_status, b.details ->> 'error' AS rebuild_error,
     EXISTS (SELECT 1 FROM public.inc_processing_partitions o
             WHERE o.clean_table = p.clean_table AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp()) AS busy
 FROM public.inc_processing_partitions p LEFT JOIN public.inc_processing d ON d.id = p.publish_run_id
+LEFT JOIN public.inc_processing b ON b.id = p.rebuild_run_id
 WHERE p.clean_table = %(clean_table)s AND p.partition = %(partition)s;

@@ -66,7 +66,8 @@ RETURNING token;
 
 -- name: bind_publish_token
 -- The claimed publish gets its token and its journal row.
-UPDATE public.inc_processing_partitions SET token = %(token)s, publish_run_id = %(publish_run_id)s
+UPDATE public.inc_processing_partitions SET token = %(token)s, publish_run_id = %(publish_run_id)s,
+    rebuild_run_id = CASE WHEN rebuild THEN %(publish_run_id)s ELSE rebuild_run_id END
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s;
 
 -- name: windows_to_publish
