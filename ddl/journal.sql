@@ -138,6 +138,10 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_partitions (
 );
 -- What a rebuild that somebody asked for must leave in CLEAN at least, over all shards: as many rows as were agreed to.
 ALTER TABLE public.inc_processing_partitions ADD COLUMN IF NOT EXISTS rebuild_least_rows bigint;
+-- The windows that it was agreed to lose rows of: they count as not loaded once it has been done, not before.
+ALTER TABLE public.inc_processing_partitions ADD COLUMN IF NOT EXISTS rebuild_lost tstzmultirange NOT NULL DEFAULT '{}';
+-- The journal row of the last attempt of a rebuild: a publish that comes after a refused one must not be taken for it.
+ALTER TABLE public.inc_processing_partitions ADD COLUMN IF NOT EXISTS rebuild_run_id bigint;
 CREATE INDEX IF NOT EXISTS inc_processing_partitions_owed_idx ON public.inc_processing_partitions (clean_table, partition)
     WHERE loaded_gen > published_gen;
 

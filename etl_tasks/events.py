@@ -43,6 +43,7 @@ EVENTS: Mapping[str, str] = {
     "publish_failed": "An attempt of a publish failed; CLEAN is as the last REPLACE left it",
     "publish_crashed": "A fault of ours or of a library, with its trace; it counts as a failed attempt",
     "publish_ended_in_error": "Trying again cannot help, or the attempts are spent; the publish is in error",
+    "rebuild_given_up": "A rebuild was refused, or its attempts are spent; CLEAN is as it was, and what is owed is due",
     "publish_lost": "A newer publish has begun, or that cannot be known; this one stopped",
     "publish_postponed": "Another publish of the CLEAN table goes on; it offers this one when it ends",
     "publish_dropped": "A message for a publish that is not due",

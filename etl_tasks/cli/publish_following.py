@@ -17,9 +17,12 @@ from etl_tasks.errors import UsageError
 
 @dataclass(slots=True)
 class _Followed:
-    """One partition: the generation to be reached (None: to be asked for yet), and what has been said of it."""
+    """One partition: how it was when it was asked for, the generation to be reached (None: it is to be asked for yet),
+    and what has been said of it.
+    """
 
     partition: int
+    before: PublishProgress
     asked_gen: int | None = None
     seen_run: int | None = None
     stages_said: int = 0
@@ -65,10 +68,11 @@ class PublishFollower:
         """Ask for all of them and wait for their ends; whether every one is published. Raises what the journal raises
         when it has been away for too long; the publishes go on.
         """
-        open_ones = [_Followed(partition, changed_at=self._clock()) for partition in partitions]
-        for each in open_ones:
-            before = self._read(each.partition)
-            each.seen_run = None if before.state == PublishState.RUNNING else before.publish_run_id
+        open_ones = []
+        for partition in partitions:
+            before = self._read(partition)
+            seen_run = None if before.state == PublishState.RUNNING else before.publish_run_id
+            open_ones.append(_Followed(partition, before, seen_run=seen_run, changed_at=self._clock()))
         failed = False
         while open_ones:
             for each in list(open_ones):
@@ -86,19 +90,35 @@ class PublishFollower:
         self._say_stages(each, now)
         if each.asked_gen is None:
             return self._ask_when_free(each, now)
-        if now.state == PublishState.ERROR:
+        if rebuild:
+            if not now.rebuild:
+                return self._rebuilt(each, now)
+        elif now.state == PublishState.ERROR:
             click.echo(f"{each.partition}  NOT PUBLISHED: {first_line(now.error)}", err=True)
             return False
-        if now.published_gen >= each.asked_gen and not (rebuild and now.rebuild):
+        # One that was in error with nothing owed has its generation before anything is done.
+        elif now.published_gen >= each.asked_gen and now.published_at != each.before.published_at:
             click.echo(_published(now))
             return True
         self._watch(each, now)
         return None
 
+    @staticmethod
+    def _rebuilt(each: _Followed, now: PublishProgress) -> bool:
+        """Whether the rebuild was done, by its own end: other publishes may have come since."""
+        tried = now.rebuild_run_id != each.before.rebuild_run_id
+        if tried and not now.rebuild_error:
+            click.echo(_published(now))
+            return True
+        why = first_line(now.rebuild_error) if tried else "no attempt of it was made"
+        click.echo(f"{each.partition}  NOT REBUILT, CLEAN keeps what it had: {why}", err=True)
+        return False
+
     def _ask_when_free(self, each: _Followed, now: PublishProgress) -> bool | None:
         if now.state == PublishState.RUNNING:
             self._note(each, "is being published right now; once more when that has ended")
             return None
+        each.before = now
         each.asked_gen = self._ask(each.partition)
         each.changed_at = self._clock()
         if each.asked_gen is None and (after := self._read(each.partition)).state != PublishState.RUNNING:

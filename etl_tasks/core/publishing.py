@@ -25,7 +25,8 @@ class PublishRequest:
     """One publish of one partition (an integer such as 20250808) under one fence token.
 
     ``rebuild`` takes RAW alone and drops what CLEAN had; else CLEAN's rows stay and the rows of ``windows`` win by
-    version. A rebuild that would leave fewer than ``least_rows`` rows on all shards together is not to be done.
+    version. A rebuild that would leave fewer than ``least_rows`` rows on all shards together, or take rows from CLEAN
+    outside the windows ``lost``, is not to be done.
     """
 
     partition: int
@@ -33,6 +34,7 @@ class PublishRequest:
     windows: Sequence[LoadedWindow]
     rebuild: bool = False
     least_rows: int = 0
+    lost: Sequence[Window] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class PublishProgress:
 
     ``waits``: it is due, but not before ``not_before``. ``busy``: some publish of the CLEAN table is under way, and
     others wait for its end. ``stages`` and ``rows`` (in CLEAN after it) are of its last attempt, ``publish_run_id``;
-    ``error`` is why that one failed, empty when it did not.
+    ``error`` is why that one failed, empty when it did not. ``rebuild_run_id`` is the last attempt of a rebuild and
+    ``rebuild_error`` why it failed, empty when it did not.
     """
 
     partition: int
@@ -95,3 +98,5 @@ class PublishProgress:
     rows: int | None
     duration_ms: int | None
     published_at: datetime | None
+    rebuild_run_id: int | None = None
+    rebuild_error: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etl_tasks.core.windows import Window
+from etl_tasks.core.windows import DAY_S, MINUTE_S, Window, midnight_of, subtract, to_seconds, windows_between
 
 CELL_MINUTES = 10
 """Losses are told, and loaded again, in cells of so many minutes: sparse rows would be a window each."""
@@ -36,6 +36,17 @@ class RebuildOutlook:
     def lost_rows(self) -> int:
         """Rows that would go, at least: one may go and another come in the same minute."""
         return sum(loss.rows for loss in self.losses)
+
+
+def minutes_of(partition: int) -> list[Window]:
+    """The minutes of the partition's day, in order: what is counted to compare CLEAN with RAW."""
+    start_s = to_seconds(midnight_of(partition))
+    return windows_between(range(start_s, start_s + DAY_S + 1, MINUTE_S))
+
+
+def losses_not_agreed(outlook: RebuildOutlook, agreed: Sequence[Window]) -> list[Window]:
+    """The windows in cells of which rows would go, and of which nobody has agreed to lose any."""
+    return subtract((loss.window for loss in outlook.losses), agreed)
 
 
 def rebuild_outlook(

@@ -101,7 +101,9 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class PublishClaim:
-    """A publish under lease; ``token`` is its fence, ``least_rows`` what a rebuild must leave in CLEAN."""
+    """A publish under lease; ``token`` is its fence, ``least_rows`` what a rebuild must leave in CLEAN, and ``lost``
+    the windows of which it may take rows.
+    """
 
     clean_table: str
     partition: int
@@ -114,6 +116,7 @@ class PublishClaim:
     publish_run_id: int
     windows: Sequence[LoadedWindow]
     least_rows: int = 0
+    lost: Sequence[Window] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Protocol
 import structlog
 
 from etl_tasks.core.publishing import PublishProgress
-from etl_tasks.core.rebuilding import RebuildOutlook, rebuild_outlook
-from etl_tasks.core.windows import DAY_S, MINUTE_S, Window, midnight_of, to_seconds, windows_between
+from etl_tasks.core.rebuilding import RebuildOutlook, minutes_of, rebuild_outlook
+from etl_tasks.core.windows import Window, midnight_of
 from etl_tasks.errors import UsageError
 from etl_tasks.pipeline.ports import Dispatcher, Journal
 from etl_tasks.pipeline.tell import send_publishes
@@ -62,8 +62,7 @@ def known_partition(partition: int, context: AskContext) -> PublishProgress:
 
 def look_ahead(partition: int, context: AskContext) -> RebuildOutlook:
     """What a rebuild of the partition would take from CLEAN, by the minute. Raises what ClickHouse raises."""
-    start_s = to_seconds(midnight_of(partition))
-    minutes = windows_between(range(start_s, start_s + DAY_S + 1, MINUTE_S))
+    minutes = minutes_of(partition)
     clean = context.target.count_windows(context.clean_all_table, minutes)
     # RAW last: what it gets meanwhile is no loss of CLEAN's.
     return rebuild_outlook(partition, minutes, clean, context.target.count_windows(context.raw_table, minutes))
@@ -73,8 +72,8 @@ def ask_publish(partition: int, outlook: RebuildOutlook | None, context: AskCont
     """Make the partition's publish due now and send it; the generation that it reaches at least.
 
     With an ``outlook`` it is a rebuild that leaves at least the keys that RAW was seen to have; windows in which it
-    loses rows count as not loaded from then on, so that ``gaps`` names them until they are loaded again. None: nothing
-    is to be published, or it is being published right now.
+    loses rows count as not loaded once it is done, so that ``gaps`` names them until they are loaded again. None:
+    nothing is to be published, or it is being published right now.
     """
     asked = context.asking.ask(
         partition,

@@ -159,7 +159,7 @@ class _Guard:
 def _publish(claim: PublishClaim, lock: PublishLock, lease: Lease, context: PublishContext) -> str:
     started = time.monotonic()
     guard = _Guard(claim, lock, lease, context)
-    request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild, claim.least_rows)
+    request = PublishRequest(claim.partition, claim.token, claim.windows, claim.rebuild, claim.least_rows, claim.lost)
     try:
         target = context.open_target()
         predecessors = context.pins.unfinished(claim)
@@ -247,7 +247,11 @@ def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context:
     elif isinstance(error, Unreachable):
         delay_s = _RETRY_DELAY_S
     elif _is_final(error, claim.spent, context.max_attempts):
-        log.error("publish_ended_in_error", error_kind=type(error).__name__, error=str(error))
+        log.error(
+            "rebuild_given_up" if claim.rebuild else "publish_ended_in_error",
+            error_kind=type(error).__name__,
+            error=str(error),
+        )
         failed = settle(lambda: publishes.fail(claim, error), lease, context.soft_limit)
         tell(context.journal, context.dispatcher, failed)
         return "error"

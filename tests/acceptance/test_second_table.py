@@ -82,6 +82,7 @@ COLUMNS = (
         "double", "DOUBLE", "Nullable(Float64)",
         [("1.7976931348623157E308", 1.7976931348623157e308), ("-0.1", -0.1), ("2.5E-300", 2.5e-300), ("NULL", None)],
     ),
+    Column("share %", "INTEGER", "Nullable(Int32)", [("7", 7), ("-7", -7), ("NULL", None)]),
     Column("float", "FLOAT", "Nullable(Float32)", [("CAST(-2.25 AS FLOAT)", -2.25), ("0.5", 0.5), ("NULL", None)]),
     Column("yes/no", "BOOLEAN", "Nullable(Bool)", [("TRUE", True), ("FALSE", False), ("NULL", None)]),
     Column(

@@ -22,7 +22,7 @@ from etl_tasks.adapters.clickhouse.errors import (
     code_of,
     scrub,
 )
-from etl_tasks.adapters.clickhouse.identifiers import parse_table, quote_name, quote_text
+from etl_tasks.adapters.clickhouse.identifiers import beside_parameters, parse_table, quote_name, quote_text
 from etl_tasks.adapters.clickhouse.topology import Shard, check_sharding, engine_arguments, place_hosts
 
 
@@ -148,6 +148,9 @@ def test_errors_survive_pickling() -> None:
 
 def test_names_are_quoted_by_one_function() -> None:
     assert quote_name("a`b\\c") == "`a\\`b\\\\c`"
+    # The driver would take a % for a parameter, with and without parameters alike.
+    assert quote_name("%(a)s %") == "`\\x25(a)s \\x25`"
+    assert beside_parameters("cityHash64(`%`) % 2") % {} == "cityHash64(`%`) % 2"
     assert quote_text("it's \\") == "'it\\'s \\\\'"
     assert parse_table("stg.codes").sql == "`stg`.`codes`"
     for wrong in ("codes", "a.b.c", ".x", "x.", ""):

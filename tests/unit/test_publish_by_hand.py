@@ -56,7 +56,10 @@ OWED = replace(IDLE, loaded_gen=6)
 DUE = replace(OWED, state="due")
 STAGES = [StageMetric("attach_clean", DAY, 2), StageMetric("insert_dedup", DAY, 1300)]
 RUNNING = replace(OWED, state="running", busy=True, publish_run_id=4, stages=STAGES[:1], rows=None)
-DONE = replace(IDLE, loaded_gen=6, published_gen=6, publish_run_id=4, stages=STAGES, rows=12_345, duration_ms=1500)
+DONE = replace(
+    IDLE, loaded_gen=6, published_gen=6, publish_run_id=4, stages=STAGES, rows=12_345, duration_ms=1500,
+    published_at=NOON + timedelta(minutes=1),
+)  # fmt: skip
 
 
 def follow(
@@ -104,8 +107,36 @@ def test_one_under_way_is_waited_for_and_then_asked_again(capsys: pytest.Capture
 
 def test_a_rebuild_is_done_when_the_journal_says_so() -> None:
     asked = replace(IDLE, state="due", rebuild=True)
-    published = replace(DONE, loaded_gen=5, published_gen=5)
-    assert follow([IDLE, asked, asked, replace(RUNNING, rebuild=True), published], asked=[5], rebuild=True) == (True, 1)
+    running = replace(RUNNING, rebuild=True, rebuild_run_id=4, rebuild_error="no attempt of it has ended")
+    published = replace(DONE, loaded_gen=5, published_gen=5, rebuild_run_id=4)
+    assert follow([IDLE, asked, asked, running, published], asked=[5], rebuild=True) == (True, 1)
+
+
+def test_a_publish_after_a_refused_rebuild_is_not_taken_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    before = replace(OWED, rebuild_run_id=3)
+    asked = replace(DUE, rebuild=True, rebuild_run_id=3)
+    refused = replace(DUE, publish_run_id=4, rebuild_run_id=4, rebuild_error="TerminalError: RAW has less\nmore")
+    published = replace(DONE, publish_run_id=5, rebuild_run_id=4, rebuild_error=refused.rebuild_error)
+    in_error = replace(published, state="error", error="SchemaError: of the next publish")
+    for end in (refused, published, in_error, replace(refused, state="idle", loaded_gen=5)):
+        assert follow([before, asked, end], rebuild=True) == (False, 1)
+        said = capsys.readouterr()
+        assert said.err == f"{DAY}  NOT REBUILT, CLEAN keeps what it had: TerminalError: RAW has less\n"
+        assert "published" not in said.out
+    # Nobody came to it, and the one before had been done.
+    assert follow([before, asked, replace(OWED, rebuild_run_id=3)], rebuild=True) == (False, 1)
+    assert "no attempt of it was made" in capsys.readouterr().err
+    # Done, and what was loaded meanwhile is due again or has failed.
+    for end in (replace(DUE, loaded_gen=7), replace(OWED, state="error", error="SchemaError: of the next one")):
+        assert follow([before, asked, replace(end, rebuild_run_id=4)], rebuild=True) == (True, 1)
+
+
+def test_one_in_error_with_nothing_owed_is_published_when_it_was() -> None:
+    """Its generation is reached from the start."""
+    failed = replace(IDLE, state="error", error="TerminalError: no")
+    again = replace(failed, publish_run_id=4)
+    assert follow([failed, replace(IDLE, state="due"), replace(RUNNING, loaded_gen=5), again], asked=[5]) == (False, 1)
+    assert follow([failed, replace(IDLE, state="due"), DONE], asked=[5]) == (True, 1)
 
 
 def test_what_hinders_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from etl_tasks.adapters.clickhouse.client import (
 )
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.ddl import TableNames
-from etl_tasks.adapters.clickhouse.identifiers import TableName, quote_name, quote_names
+from etl_tasks.adapters.clickhouse.identifiers import TableName, beside_parameters, quote_name, quote_names
 from etl_tasks.adapters.clickhouse.topology import cluster_seats, engine_arguments, table_facts
 from etl_tasks.adapters.clock import compared
 from etl_tasks.core.doctor.facts import (
@@ -147,7 +147,7 @@ class ClickHouseExamination:
             own = next(weight for number, weight in weights if number == shard)
             statement = examination_sql.MISPLACED.format(
                 # The server's own text of the table that rows are inserted into.
-                sharding=sharding.replace("%", "%%"),
+                sharding=beside_parameters(sharding),
                 table=self._names.clean.sql,
                 key=quote_names(self.key()),
             )

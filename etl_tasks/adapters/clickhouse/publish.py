@@ -19,8 +19,8 @@ from etl_tasks.adapters.clickhouse.catalog import insertable, table_columns
 from etl_tasks.adapters.clickhouse.client import Connection, Row, Setting, probe, single
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
-from etl_tasks.adapters.clickhouse.identifiers import TableName, quote_name, quote_names, quote_text
-from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild
+from etl_tasks.adapters.clickhouse.identifiers import TableName, beside_parameters, quote_name, quote_names, quote_text
+from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild, count_minutes
 from etl_tasks.adapters.clickhouse.shard_work import ShardWork
 from etl_tasks.adapters.clickhouse.stages import Stages
 from etl_tasks.adapters.clickhouse.topology import Shard, Topology, table_facts
@@ -246,6 +246,8 @@ class PartitionPublish:
             [loaded.window for loaded in self._request.windows],
             tag=self._fence.tag,
         )
+        if self._request.rebuild:
+            work.minute_rows = count_minutes(work.connection, self._fence, table, self._config.ts_column)
         if work.skipped:
             return
         where = f"{self._request.partition} on {work.connection.host}"
@@ -345,7 +347,7 @@ class PartitionPublish:
             raw=table.sql,
             buffer=table.sql,
             ts=self._ts,
-            key=work.clean_facts.sorting_key,
+            key=beside_parameters(work.clean_facts.sorting_key),
             windows=self._windows_sql,
         )
         settings: dict[str, Setting] = {**self._heavy(), "optimize_aggregation_in_order": 1}

@@ -11,7 +11,10 @@ from etl_tasks.core.publishing import ShardOutcome
 
 @dataclass(slots=True)
 class ShardWork:
-    """One shard's part of a publish, and what is known of it so far."""
+    """One shard's part of a publish, and what is known of it so far.
+
+    ``minute_rows``, of a rebuild: the rows of each minute of the day in CLEAN and in what is to replace it.
+    """
 
     shard: Shard
     connection: Connection
@@ -22,6 +25,7 @@ class ShardWork:
     skipped: bool = False
     has_buffer: bool = False
     window_rows: list[int] = field(default_factory=list)
+    minute_rows: tuple[list[int], list[int]] = ([], [])
 
     def outcome(self) -> ShardOutcome:
         """The values of the report."""

@@ -38,13 +38,15 @@ class AskJournal:
             rows=details.get("rows"),
             duration_ms=row.last_duration_ms,
             published_at=row.last_published_at,
+            rebuild_run_id=int(row.rebuild_run_id) if row.rebuild_run_id is not None else None,
+            rebuild_error="" if row.rebuild_status == "ok" else row.rebuild_error or "no attempt of it has ended",
         )
 
     def ask(self, partition: int, *, rebuild: bool, least_rows: int | None, lost: Sequence[Window]) -> int | None:
         """Make the publish due now, whatever the cadence or an error said; the generation that it will reach at least.
 
         None: nothing to publish, or it is being published right now. ``lost`` are windows that a rebuild is agreed to
-        lose, which count as not loaded from now on; ``least_rows`` is what it must leave.
+        lose rows of, which count as not loaded once it is done; ``least_rows`` is what it must leave.
         """
         with self._database.transaction() as transaction:
             row = transaction.one(

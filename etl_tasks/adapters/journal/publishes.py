@@ -13,6 +13,7 @@ from etl_tasks.adapters.journal.text import journal_json, journal_text
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.publishing import LoadedWindow, StageMetric
 from etl_tasks.core.records import PublishClaim, Transition
+from etl_tasks.core.states import PublishState
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import LostOwnership, NewerPublish
 
@@ -90,6 +91,7 @@ class PublishJournal:
             least_rows=int(row.least_rows),
             publish_run_id=publish_run_id,
             windows=tuple(windows),
+            lost=tuple(Window(start, end) for start, end in zip(row.lost_froms, row.lost_tos, strict=True)),
         )
 
     def renew(self, claim: PublishClaim, lease_s: float) -> bool:
@@ -117,10 +119,15 @@ class PublishJournal:
     ) -> list[Transition]:
         """published_gen = target, coverage, the waiting runs settled, due again if loads went on.
 
-        Raises LostOwnership.
+        What a rebuild was agreed to lose counts as not loaded from here on. Raises LostOwnership.
         """
         with self._database.transaction() as transaction:
             runs = self._lock_waiting_runs(transaction, claim)
+            if claim.rebuild:
+                key = {"clean_table": claim.clean_table, "partition": claim.partition}
+                # First, so that every load that has added to the coverage is seen with its slice.
+                transaction.one("lock_partition", **key)
+                transaction.run("uncover_rebuilt_losses", **key, token=claim.token)
             row = transaction.one(
                 "finish_publish_if_running",
                 clean_table=claim.clean_table,
@@ -234,7 +241,10 @@ class PublishJournal:
             self._end_row(transaction, claim, error)
 
     def fail(self, claim: PublishClaim, error: Exception) -> list[Transition]:
-        """running → error: the runs that waited for it end as error too. Raises LostOwnership."""
+        """running → error: the runs that waited for it end as error too. Raises LostOwnership.
+
+        From a rebuild it is back to due, or to idle where nothing is owed: no run waited for the rebuild.
+        """
         with self._database.transaction() as transaction:
             runs = self._lock_waiting_runs(transaction, claim)
             row = transaction.one(
@@ -248,11 +258,15 @@ class PublishJournal:
             if row is None:
                 raise _lost(claim)
             self._end_row(transaction, claim, error)
+            if row.publish_state != PublishState.ERROR:
+                return []
             transaction.run("fail_run_partitions_wanting", clean_table=claim.clean_table, partition=claim.partition)
             return self._settle(transaction, runs, claim.partition)
 
     def fail_spent(self, clean_table: str, max_attempts: int) -> list[Transition]:
-        """Publishes whose attempts are spent and that nobody works on become errors."""
+        """Publishes whose attempts are spent and that nobody works on become errors; rebuilds are given up, as by
+        ``fail``.
+        """
         with self._database.transaction() as transaction:
             spent = transaction.all("spent_publishes", clean_table=clean_table, max_attempts=max_attempts)
         transitions: list[Transition] = []
@@ -260,7 +274,8 @@ class PublishJournal:
             with self._database.transaction() as transaction:
                 key = {"clean_table": candidate.clean_table, "partition": candidate.partition}
                 runs = transaction.all("lock_runs_waiting_for_partition", **key)
-                if transaction.one("fail_spent_publish", **key, max_attempts=max_attempts) is None:
+                failed = transaction.one("fail_spent_publish", **key, max_attempts=max_attempts)
+                if failed is None or failed.publish_state != PublishState.ERROR:
                     continue
                 transaction.run("fail_run_partitions_wanting", **key)
                 transitions += self._settle(transaction, runs, candidate.partition)

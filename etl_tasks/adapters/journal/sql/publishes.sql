@@ -46,7 +46,9 @@ SET publish_state = 'running', attempt = attempt + 1, spent = spent + 1, target_
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND spent < %(max_attempts)s
   AND ((publish_state = 'due' AND (not_before IS NULL OR not_before <= clock_timestamp()))
     OR (publish_state = 'running' AND lease_until < clock_timestamp()))
-RETURNING partition, attempt, spent, target_gen, published_gen, rebuild, coalesce(rebuild_least_rows, 0) AS least_rows;
+RETURNING partition, attempt, spent, target_gen, published_gen, rebuild, coalesce(rebuild_least_rows, 0) AS least_rows,
+    ARRAY(SELECT lower(r) FROM unnest(rebuild_lost) AS r ORDER BY 1) AS lost_froms,
+    ARRAY(SELECT upper(r) FROM unnest(rebuild_lost) AS r ORDER BY 1) AS lost_tos;
 
 -- name: next_token
 -- The newest fence of the CLEAN table; it grows past what a restored older journal would repeat.
@@ -64,7 +66,8 @@ RETURNING token;
 
 -- name: bind_publish_token
 -- The claimed publish gets its token and its journal row.
-UPDATE public.inc_processing_partitions SET token = %(token)s, publish_run_id = %(publish_run_id)s
+UPDATE public.inc_processing_partitions SET token = %(token)s, publish_run_id = %(publish_run_id)s,
+    rebuild_run_id = CASE WHEN rebuild THEN %(publish_run_id)s ELSE rebuild_run_id END
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s;
 
 -- name: windows_to_publish
@@ -115,11 +118,20 @@ WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND r.status IN ('pla
 ORDER BY r.id
 FOR NO KEY UPDATE;
 
+-- name: uncover_rebuilt_losses
+-- What a rebuild was agreed to lose is not loaded any more, except what was loaded since the last publish: the rebuild had it.
+UPDATE public.inc_processing_partitions p
+SET loaded = (loaded - rebuild_lost) + coalesce((
+        SELECT range_agg(tstzrange(s.window_from, s.window_to)) FROM public.inc_processing_slices s
+        WHERE s.clean_table = p.clean_table AND s.partition = p.partition AND s.state = 'done'
+          AND s.generation > p.published_gen), '{}'::tstzmultirange)
+WHERE p.clean_table = %(clean_table)s AND p.partition = %(partition)s AND p.publish_state = 'running' AND p.token = %(token)s AND p.rebuild;
+
 -- name: finish_publish_if_running
 -- running -> idle: coverage, generation and duration together, fenced by the token.
 UPDATE public.inc_processing_partitions p
 SET published_gen = target_gen, publish_state = 'idle', lease_until = NULL, spent = 0, rebuild = false, rebuild_least_rows = NULL,
-    error_kind = NULL, last_error = NULL,
+    rebuild_lost = '{}', error_kind = NULL, last_error = NULL,
     last_published_at = clock_timestamp(), last_duration_ms = %(duration_ms)s, pinned = %(pinned)s,
     published = published + coalesce((
         SELECT range_agg(tstzrange(s.window_from, s.window_to)) FROM public.inc_processing_slices s
@@ -151,11 +163,14 @@ WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_st
 RETURNING spent;
 
 -- name: fail_publish_if_running
--- running -> error: only a new load, or somebody, tries again; a rebuild was asked for once, not for good.
+-- running -> error: only a new load, or somebody, tries again. A rebuild was asked for once, not for good: what is owed
+-- is due as if it had not been.
 UPDATE public.inc_processing_partitions
-SET publish_state = 'error', lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, error_kind = %(error_kind)s, last_error = %(last_error)s
+SET publish_state = CASE WHEN NOT rebuild THEN 'error' WHEN loaded_gen > published_gen THEN 'due' ELSE 'idle' END,
+    spent = CASE WHEN rebuild THEN 0 ELSE spent END, lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, rebuild_lost = '{}',
+    error_kind = %(error_kind)s, last_error = %(last_error)s
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND publish_state = 'running' AND token = %(token)s
-RETURNING partition;
+RETURNING publish_state;
 
 -- name: spent_publishes
 -- Publishes whose attempts are spent and that nobody works on.
@@ -164,12 +179,14 @@ WHERE clean_table = %(clean_table)s AND spent >= %(max_attempts)s
   AND (publish_state = 'due' OR (publish_state = 'running' AND lease_until < clock_timestamp()));
 
 -- name: fail_spent_publish
--- due or deserted -> error.
+-- due or deserted -> error; from a rebuild back to what is owed, as in fail_publish_if_running.
 UPDATE public.inc_processing_partitions
-SET publish_state = 'error', lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, last_error = coalesce(last_error, 'every attempt ended without a word')
+SET publish_state = CASE WHEN NOT rebuild THEN 'error' WHEN loaded_gen > published_gen THEN 'due' ELSE 'idle' END,
+    spent = CASE WHEN rebuild THEN 0 ELSE spent END, enqueued_at = NULL, not_before = NULL,
+    lease_until = NULL, rebuild = false, rebuild_least_rows = NULL, rebuild_lost = '{}', last_error = coalesce(last_error, 'every attempt ended without a word')
 WHERE clean_table = %(clean_table)s AND partition = %(partition)s AND spent >= %(max_attempts)s
   AND (publish_state = 'due' OR (publish_state = 'running' AND lease_until < clock_timestamp()))
-RETURNING partition;
+RETURNING publish_state;
 
 -- name: fail_run_partitions_wanting
 -- The runs that waited for a publish that will not come.
