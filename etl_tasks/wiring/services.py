@@ -81,7 +81,7 @@ class Services:
     @cached_property
     def gap_journal(self) -> GapJournal:
         """The coverage, as ``gaps`` asks for it, over this thread's connection."""
-        return GapJournal(self.journal.database, self.clean_table)
+        return GapJournal(self.journal.database, self.clean_table, self.settings.cadence_rules)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:
