@@ -268,7 +268,8 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
     ),
     Gauge(
         "etl_gaps",
-        "Holes that nobody has loaded between the earliest (or --since) and the latest coverage.",
+        "Holes that nobody has loaded and no active run is to load, from the earliest coverage (or --since) to where "
+        "the schedule had to be by now: what the command gaps lists.",
         lambda metrics: _one(metrics.gaps.gaps),
     ),
     Gauge(

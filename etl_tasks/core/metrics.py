@@ -88,7 +88,7 @@ class PublishingMetrics:
 
 @dataclass(frozen=True, slots=True)
 class GapMetrics:
-    """Holes in the coverage that nobody has loaded, and their length together in seconds."""
+    """Intervals that nobody has loaded and no active run is to load, and their length together in seconds."""
 
     gaps: int
     gap_s: float

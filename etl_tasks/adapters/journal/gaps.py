@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from etl_tasks.adapters.journal.database import Database
+from etl_tasks.adapters.journal.database import Database, Transaction
 from etl_tasks.core.cadence import CadenceRules, taken_by
 from etl_tasks.core.gaps import CoverageFacts, FailedRun, PartitionCoverage
 from etl_tasks.core.spans import Span, intersect_spans, merge_spans
@@ -34,18 +34,13 @@ class GapJournal:
         What was lost since, and so is not loaded any more, counts if it had been published.
         """
         with self._database.transaction() as transaction:
-            row = transaction.one("covered_bounds", clean_table=self._clean_table)
-        return None if row.first is None else Window(row.first, row.last)
+            return covered(transaction, self._clean_table)
 
     def facts(self, window: Window) -> CoverageFacts:
         """What the journal knows of ``window`` (the source's time)."""
-        asked = {
-            "clean_table": self._clean_table,
-            "first_partition": partition_of(window.start),
-            "last_partition": partition_of(window.end),
-        }
+        asked = _asked(self._clean_table, window)
         with self._database.transaction() as transaction:
-            rows = transaction.all("coverage_gaps", **asked, window_from=window.start, window_to=window.end)
+            rows = _coverage_rows(transaction, self._clean_table, window)
             again = transaction.all(
                 "windows_loaded_unpublished",
                 clean_table=self._clean_table,
@@ -75,6 +70,32 @@ class GapJournal:
         """Whether the cadence is going to take what no run waits for, and is not late with it."""
         moment = None if first_unpublished_at is None else taken_by(first_unpublished_at, self._cadence)
         return moment is not None and now < moment + _SWEPT_WITHIN
+
+
+def covered(transaction: Transaction, clean_table: str) -> Window | None:
+    """From the first to the last instant ever loaded, lost since or not; None when nothing was."""
+    row = transaction.one("covered_bounds", clean_table=clean_table)
+    return None if row.first is None else Window(row.first, row.last)
+
+
+def loaded_facts(transaction: Transaction, clean_table: str, window: Window) -> CoverageFacts:
+    """Of what the journal knows of ``window`` just what tells the gaps in it, and not whose they are."""
+    rows = _coverage_rows(transaction, clean_table, window)
+    loading = transaction.all("open_windows", **_asked(clean_table, window))
+    return CoverageFacts([_coverage(row, ()) for row in rows], failed=(), loading=_grouped(loading, "run_id"))
+
+
+def _coverage_rows(transaction: Transaction, clean_table: str, window: Window) -> list[Any]:
+    asked = _asked(clean_table, window)
+    return transaction.all("coverage_gaps", **asked, window_from=window.start, window_to=window.end)
+
+
+def _asked(clean_table: str, window: Window) -> dict[str, Any]:
+    return {
+        "clean_table": clean_table,
+        "first_partition": partition_of(window.start),
+        "last_partition": partition_of(window.end),
+    }
 
 
 def _coverage(row: Any, loaded_again: Sequence[Span]) -> PartitionCoverage:

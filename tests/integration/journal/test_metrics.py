@@ -10,15 +10,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Sample
 
+from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.adapters.journal.metrics import MetricsJournal
 from etl_tasks.cli.metric_families import Limits
 from etl_tasks.cli.metrics import JournalCollector
+from etl_tasks.core.gaps import default_interval, due_window, find_gaps
 from etl_tasks.core.publishing import LoadedWindow, StageMetric
 from etl_tasks.core.records import Reject, SliceResult
+from etl_tasks.core.slicing import SlicingRules
+from etl_tasks.core.spans import seconds_of
 from etl_tasks.core.windows import halve
 from etl_tasks.errors import CountMismatch, Overloaded, QueryTimedOut, RowRejected, Unreachable
 from tests.integration.journal.test_scale import million as million
-from tests.integration.journal.world import CLEAN, DAY, LANE, MANUAL_LANE, World, at, even_windows, hours
+from tests.integration.journal.world import AT_END, CLEAN, DAY, LANE, MANUAL_LANE, World, at, even_windows, hours
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +40,8 @@ class Served:
         self.registry.register(self.collector(shift_min))
 
     def collector(self, shift_min: int = 0) -> JournalCollector:
-        return JournalCollector(MetricsJournal(self.world.another().database, CLEAN, shift_min).read, LIMITS)
+        rules = SlicingRules(step_min=10, lag_min=2, shift_min=shift_min)
+        return JournalCollector(MetricsJournal(self.world.another().database, CLEAN, LANE, rules).read, LIMITS)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -121,9 +126,8 @@ def test_an_eventful_run_is_counted_as_it_was(world: World, served: Served) -> N
         ("etl_publish_last_duration_seconds",): 2,
         ("etl_partitions_incomplete",): 1,
         ("etl_partitions_owed",): 0,
-        # [2, 3) was not loaded, [3, 4) was.
-        ("etl_gaps",): 1,
-        ("etl_gap_seconds",): 3600,
+        # [2, 3) was not loaded, [3, 4) was, and nothing after that till now.
+        ("etl_gaps",): 2,
         ("etl_active_runs", ("process", LANE), ("status", "running")): 0,
     }
     found = {key: served.value(key[0], **dict(key[1:])) for key in expected}  # type: ignore[arg-type]
@@ -212,7 +216,11 @@ def test_what_is_active_owed_and_missing(world: World) -> None:
     world.load_publish_end([hours(0, 1)], since=at(5), until=at(6), shift_min=-300)
     world.load_publish_end([hours(2, 3)], since=at(6), until=at(8), shift_min=-300)
     assert served.value("etl_watermark_timestamp_seconds", **SCHEDULE) == at(8).timestamp()
-    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 3600)
+    # The source's [1, 2), and from 3 h on to what has to be loaded by now: all but the lag and a step.
+    assert served.value("etl_gaps") == 2
+    missing_s = served.value("etl_gap_seconds")
+    assert missing_s is not None
+    assert abs(missing_s - (3600 + time.time() - 12 * 60 - at(3).timestamp())) < 60
     run_id = world.plan([hours(3, 3.5), hours(3.5, 4)], process=MANUAL_LANE, manual=True).run_id
     first, second = world.slices(run_id)
     load(world, first, 5)
@@ -232,6 +240,52 @@ def test_what_is_active_owed_and_missing(world: World) -> None:
     assert 0 <= oldest < 60
     assert served.value("etl_lag_seconds", process=MANUAL_LANE, lane="manual") is None
     assert served.value("etl_last_run_timestamp_seconds", process=MANUAL_LANE, lane="manual") is not None
+
+
+def test_what_a_backfill_is_still_to_load_is_no_gap(world: World, served: Served) -> None:
+    """A lane of runs by hand alone: its first day is loaded, the last of it is, the rest of its windows are open."""
+    run_id = world.plan(
+        [hours(0, 1), hours(24, 25), hours(48, 49)], process=MANUAL_LANE, manual=True, in_flight=3
+    ).run_id
+    first, second, third = world.slices(run_id)
+    load(world, first, 5)
+    load(world, third, 5)
+    # [1, 24) and [25, 48) were never asked for; [24, 25) is being loaded.
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (2, 46 * 3600)
+    failing = world.must_claim(second)
+    world.journal.slices.fail(failing, RowRejected("row a"), "row a")
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 47 * 3600)
+
+
+def test_a_beginning_that_was_lost_is_a_gap(world: World, served: Served) -> None:
+    world.load_publish_end([hours(0, 1), hours(1, 2)], process=MANUAL_LANE, manual=True)
+    world.rows(
+        "UPDATE public.inc_processing_partitions SET loaded = loaded - tstzmultirange(tstzrange(%s, %s))",
+        at(0), at(0.5),
+    )  # fmt: skip
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 1800)
+
+
+def test_metrics_count_the_gaps_that_the_command_lists(world: World) -> None:
+    shift_min = -300
+    rules = SlicingRules(step_min=10, lag_min=2, shift_min=shift_min)
+    world.load_publish_end([hours(0, 1)], since=at(5), until=at(6), shift_min=shift_min)
+    world.load_publish_end([hours(2, 3)], since=at(6), until=at(8), shift_min=shift_min)
+    world.plan([hours(5, 6), hours(30, 31)], process=MANUAL_LANE, manual=True, shift_min=shift_min)
+    journal = GapJournal(world.journal.database, CLEAN, AT_END)
+    covered = journal.covered()
+    assert covered is not None
+    now = world.journal.now()
+    since, until = default_interval(covered, world.journal.runs.watermark(LANE), rules, now)
+    window, _ = due_window(since, until, rules, now)
+    missing = find_gaps(window, journal.facts(window)).missing
+    assert len(missing) == 4
+
+    served = Served(world, shift_min)
+    assert served.value("etl_gaps") == 4
+    served_s = served.value("etl_gap_seconds")
+    assert served_s is not None
+    assert abs(served_s - seconds_of(missing)) < 60
 
 
 def test_a_publish_in_error_is_seen(world: World, served: Served) -> None:
@@ -268,7 +322,11 @@ def test_the_newest_reconcile(world: World, served: Served) -> None:
 def test_other_clean_tables_are_not_counted(world: World) -> None:
     eventful_run(world)
     other = CollectorRegistry()
-    other.register(JournalCollector(MetricsJournal(world.another().database, "stg.other", 0).read, LIMITS))
+    other.register(
+        JournalCollector(
+            MetricsJournal(world.another().database, "stg.other", LANE, SlicingRules(step_min=10)).read, LIMITS
+        )
+    )
     assert other.get_sample_value("etl_rows_inserted_total") == 0
     assert other.get_sample_value("etl_partitions_incomplete") == 0
     assert other.get_sample_value("etl_last_run_timestamp_seconds", SCHEDULE) is None

@@ -112,20 +112,6 @@ SELECT count(*) FILTER (WHERE loaded_gen > published_gen) AS owed,
               WHERE o.clean_table = %(clean_table)s AND o.loaded_gen > o.published_gen), 0) AS unpublished_s
 FROM public.inc_processing_partitions WHERE clean_table = %(clean_table)s;
 
--- name: metrics_gaps
--- What nobody has loaded between the earliest coverage (or the moment given) and the latest one or the watermark (a window
--- found lost leaves the coverage below it), in source time.
-WITH covered AS (
-    SELECT range_agg(p.loaded) AS loaded FROM public.inc_processing_partitions p
-    WHERE p.clean_table = %(clean_table)s AND NOT isempty(p.loaded)
-), asked AS (
-    SELECT loaded, greatest(lower(loaded), %(since)s::timestamptz) AS since, greatest(upper(loaded), %(until)s::timestamptz) AS until
-    FROM covered
-)
-SELECT count(r) AS gaps, coalesce(sum(extract(epoch FROM upper(r) - lower(r))), 0) AS gap_s
-FROM asked a CROSS JOIN LATERAL unnest(
-    CASE WHEN a.since < a.until THEN tstzmultirange(tstzrange(a.since, a.until)) - a.loaded ELSE '{}' END) AS r;
-
 -- name: metrics_reconcile
 -- The newest reconcile that has ended, and when the newest one ended that could compare to its end.
 SELECT r.status, r.ended_at, coalesce(r.missing, 0) AS missing, coalesce(r.extra, 0) AS extra, coalesce(r.changed, 0) AS changed,
