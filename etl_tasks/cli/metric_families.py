@@ -158,6 +158,11 @@ def _reconciled_rows(metrics: JournalMetrics) -> Values:
     return {} if last is None else {("missing",): last.missing, ("extra",): last.extra, ("changed",): last.changed}
 
 
+def _differing(metrics: JournalMetrics) -> Values:
+    last = metrics.reconcile
+    return {} if last is None else {("true",): last.mendable, ("false",): last.beyond}
+
+
 PROCESS = ("process", "lane")
 
 FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
@@ -285,8 +290,9 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
     ),
     Gauge(
         "etl_reconcile_differing_windows",
-        "Windows that the newest reconcile found different.",
-        lambda metrics: _one(metrics.reconcile.differing if metrics.reconcile else None),
+        "Windows that differed when they were last compared (by any reconcile), by whether --repair mends that.",
+        _differing,
+        ("mendable",),
     ),
     Gauge(
         "etl_reconcile_differing_rows",

@@ -96,12 +96,17 @@ class GapMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileMetrics:
-    """The newest reconcile: how it ended and when, and when one last could compare to its end."""
+    """The newest reconcile: how it ended and when, when one last could compare to its end, and rows by difference.
+
+    ``mendable`` and ``beyond`` are of all reconciles: windows that differed when they were last compared, by whether
+    ``--repair`` would change that.
+    """
 
     status: str
     ended_at: datetime
     compared_at: datetime | None
-    differing: int
+    mendable: int
+    beyond: int
     missing: int
     extra: int
     changed: int

@@ -46,7 +46,7 @@ FULL = JournalMetrics(
     active_slices={("codes", "planned"): 3},
     publishing=PublishingMetrics(1, 2, 3, 4, 5, 6.5, 7.5, NOON, 2500),
     gaps=GapMetrics(1, 60.0),
-    reconcile=ReconcileMetrics("different", NOON, NOON, 1, 2, 3, 4),
+    reconcile=ReconcileMetrics("different", NOON, NOON, mendable=1, beyond=5, missing=2, extra=3, changed=4),
     counts=Counter(
         {
             ("runs_ended", "codes ok"): 9,
@@ -200,6 +200,7 @@ def test_everything_that_can_go_wrong_has_an_alert() -> None:
         "etl_partitions_incomplete",
         "etl_rows_rejected_total",
         "etl_reconcile_result",
+        "etl_reconcile_differing_windows",
         "etl_reconcile_timestamp_seconds",
     } <= asked
 
@@ -263,6 +264,8 @@ def test_what_is_counted_is_served_with_its_labels() -> None:
         ("etl_slices", ("process", "codes:dedup"), ("state", "planned")): None,
         ("etl_reconcile_result", ("result", "different")): 1,
         ("etl_reconcile_differing_rows", ("difference", "extra")): 3,
+        ("etl_reconcile_differing_windows", ("mendable", "true")): 1,
+        ("etl_reconcile_differing_windows", ("mendable", "false")): 5,
         ("etl_raw_ttl_seconds",): 432_000,
     }
     assert {key: registry.get_sample_value(key[0], dict(key[1:])) for key in expected} == expected  # type: ignore[arg-type]

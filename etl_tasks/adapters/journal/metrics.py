@@ -133,11 +133,13 @@ class MetricsJournal:
         row = transaction.one("metrics_reconcile", clean_table=self._clean_table)
         if row is None:
             return None
+        differing = transaction.all("status_differing", clean_table=self._clean_table)
         return ReconcileMetrics(
             status=row.status,
             ended_at=row.ended_at,
             compared_at=row.compared_at,
-            differing=int(row.differing),
+            mendable=sum(each.mendable for each in differing),
+            beyond=sum(not each.mendable for each in differing),
             missing=int(row.missing),
             extra=int(row.extra),
             changed=int(row.changed),

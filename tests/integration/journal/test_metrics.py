@@ -314,9 +314,41 @@ def test_the_newest_reconcile(world: World, served: Served) -> None:
     assert served.value("etl_reconcile_timestamp_seconds") == at(40).timestamp(), "the last that compared to its end"
     world.rows("DELETE FROM public.inc_processing_reconciles WHERE status = 'error'")
     assert [served.value("etl_reconcile_result", result=each) for each in ("exact", "different", "error")] == [0, 1, 0]
-    assert served.value("etl_reconcile_differing_windows") == 2
+    assert served.value("etl_reconcile_differing_windows", mendable="true") == 2
     assert served.value("etl_reconcile_differing_rows", difference="missing") == 7
     assert served.value("etl_reconcile_differing_rows", difference="changed") == 2
+
+
+def multirange(*spans: tuple[float, float]) -> str:
+    ranges = ",".join(f"[{at(first).isoformat()},{at(last).isoformat()})" for first, last in spans)
+    return f"{{{ranges}}}"
+
+
+def test_a_difference_stands_until_a_reconcile_that_looked_at_it_finds_it_equal(world: World, served: Served) -> None:
+    def reconciled(status: str, *compared: tuple[float, float], differing: str = "{}", details: str = "{}") -> None:
+        world.rows(
+            "INSERT INTO public.inc_processing_reconciles (clean_table, since, until, by_hash, status, ended_at, "
+            "compared, differing, details) VALUES (%s, %s, %s, true, %s, clock_timestamp(), %s, %s, %s)",
+            CLEAN, at(compared[0][0]), at(compared[-1][1]), status, multirange(*compared), differing, details,
+        )  # fmt: skip
+
+    def standing() -> tuple[float | None, float | None]:
+        name = "etl_reconcile_differing_windows"
+        return served.value(name, mendable="true"), served.value(name, mendable="false")
+
+    assert standing() == (None, None)
+    gone = f'{{"beyond": [["{at(7).isoformat()}", "{at(8).isoformat()}"]]}}'
+    reconciled("different", (0, 24), differing=multirange((1, 2), (4, 5), (7, 8)), details=gone)
+    assert standing() == (2, 1), "of the third, rows are only in CLEAN"
+    reconciled("exact", (23, 24))
+    assert standing() == (2, 1), "it looked elsewhere"
+    assert served.value("etl_reconcile_result", result="exact") == 1
+    reconciled("exact", (0, 3), (6, 6.5))
+    assert standing() == (1, 1), "[4, 5) lies between what was looked at"
+    reconciled("error", (0, 24))
+    assert standing() == (1, 1)
+    reconciled("exact", (0, 24))
+    assert standing() == (0, 0)
 
 
 def test_other_clean_tables_are_not_counted(world: World) -> None:

@@ -115,7 +115,6 @@ FROM public.inc_processing_partitions WHERE clean_table = %(clean_table)s;
 -- name: metrics_reconcile
 -- The newest reconcile that has ended, and when the newest one ended that could compare to its end.
 SELECT r.status, r.ended_at, coalesce(r.missing, 0) AS missing, coalesce(r.extra, 0) AS extra, coalesce(r.changed, 0) AS changed,
-    (SELECT count(*) FROM unnest(r.differing)) AS differing,
     (SELECT max(c.ended_at) FROM public.inc_processing_reconciles c
      WHERE c.clean_table = %(clean_table)s AND c.status IN ('exact', 'different')) AS compared_at
 FROM public.inc_processing_reconciles r
