@@ -18,14 +18,24 @@ _ACTIVE = (RunStatus.PLANNED, RunStatus.RUNNING)
 _ENDED = (RunStatus.OK, RunStatus.ERROR, RunStatus.SKIPPED)
 # Prometheus sees no increase from nothing to one: the class that is to be expected is there from the beginning.
 _USUAL_KINDS = ("Overloaded",)
+# A run takes its time and one may be refused while it does: status speaks after two steps, an alert wakes people.
+LAG_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings that alerts compare with, in seconds: a step of the schedule, and RAW's TTL."""
+    """Settings that alerts compare with, in seconds: a step of the schedule, RAW's TTL, and how far the schedule stays
+    behind by intent.
+    """
 
     step_s: float
     raw_ttl_s: float
+    query_lag_s: float
+
+    @property
+    def lag_allowed_s(self) -> float:
+        """A lag that is no alarm: the schedule's own, and some steps."""
+        return self.query_lag_s + LAG_STEPS * self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,10 @@ def _active_runs(metrics: JournalMetrics) -> Values:
     return {(name, status.value): metrics.active_runs.get((name, status), 0) for name in names for status in _ACTIVE}
 
 
+def _waiting_runs(metrics: JournalMetrics) -> Values:
+    return {(each.process,): metrics.waiting_runs.get(each.process, 0) for each in metrics.processes}
+
+
 def _runs_ended(metrics: JournalMetrics) -> Values:
     names = [each.process for each in metrics.processes]
     values: dict[tuple[str, ...], float] = {(name, status.value): 0 for name in names for status in _ENDED}
@@ -192,6 +206,12 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
         PROCESS,
     ),
     Gauge("etl_active_runs", "Runs (and publishes) that have not ended.", _active_runs, ("process", "status")),
+    Gauge(
+        "etl_runs_waiting_for_publish",
+        "Of the active runs those that have loaded all they may and wait for a publish that is under way or put off.",
+        _waiting_runs,
+        ("process",),
+    ),
     Counter("etl_runs_ended", "Runs (and publishes) that have ended.", _runs_ended, ("process", "status")),
     Gauge("etl_slices", "Slices of the runs that have not ended.", _slices, ("process", "state")),
     Counter(
@@ -312,6 +332,11 @@ def families(metrics: JournalMetrics, limits: Limits) -> Iterator[Metric]:
     """Everything that the journal says, and the limits to compare it with."""
     yield journal_up(True)
     yield GaugeMetricFamily("etl_step_seconds", "A step (STEP_MIN): how often beat plans a run.", limits.step_s)
+    yield GaugeMetricFamily(
+        "etl_lag_allowed_seconds",
+        f"The lag that is no alarm: PHX_QUERY_LAG_MINUTES and {LAG_STEPS} steps.",
+        limits.lag_allowed_s,
+    )
     yield GaugeMetricFamily("etl_raw_ttl_seconds", "RAW's TTL (CH_RAW_TTL_HOURS).", limits.raw_ttl_s)
     for family in FAMILIES:
         yield family.family(metrics)

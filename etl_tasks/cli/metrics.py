@@ -42,7 +42,11 @@ def metrics_command(port: int, address: str, once: bool, since: str | None) -> N
     settings = read_settings()
     gaps_since = _gaps_since(since, settings)
     journal = open_wiring(settings).metrics_journal(gaps_since)
-    limits = Limits(step_s=settings.step_min * 60, raw_ttl_s=settings.ch_raw_ttl_hours * 3600)
+    limits = Limits(
+        step_s=settings.step_min * 60,
+        raw_ttl_s=settings.ch_raw_ttl_hours * 3600,
+        query_lag_s=settings.phx_query_lag_minutes * 60,
+    )
     collector = JournalCollector(journal.read, limits)
     registry = CollectorRegistry()
     registry.register(collector)

@@ -117,12 +117,14 @@ class JournalMetrics:
     """The journal of one CLEAN table at ``now`` (PostgreSQL's clock).
 
     ``active_runs`` by (process, status) and ``active_slices`` by (process, state) are of what has not ended;
+    ``waiting_runs`` (by process) are those of the runs that only wait for a publish, which is in its turn.
     ``reconcile`` is None before the first one.
     """
 
     now: datetime
     processes: Sequence[ProcessMetrics]
     active_runs: dict[tuple[str, str], int]
+    waiting_runs: dict[str, int]
     active_slices: dict[tuple[str, str], int]
     publishing: PublishingMetrics
     gaps: GapMetrics

@@ -43,6 +43,7 @@ FULL = JournalMetrics(
     now=NOON,
     processes=[ProcessMetrics(name, NOON, NOON, NOON, 60.0) for name in ("codes", "codes:dedup", "manual_codes")],
     active_runs={("codes", "running"): 1},
+    waiting_runs={"codes": 1},
     active_slices={("codes", "planned"): 3},
     publishing=PublishingMetrics(1, 2, 3, 4, 5, 6.5, 7.5, NOON, 2500),
     gaps=GapMetrics(1, 60.0),
@@ -63,7 +64,7 @@ class Once(Collector):
     """One scrape of ``FULL``."""
 
     def collect(self) -> Iterator[Metric]:
-        return families(FULL, Limits(600, 432_000))
+        return families(FULL, Limits(step_s=600, raw_ttl_s=432_000, query_lag_s=7200))
 
 
 def served() -> dict[str, dict[str, set[str]]]:
@@ -191,6 +192,8 @@ def test_everything_that_can_go_wrong_has_an_alert() -> None:
     assert {
         "etl_journal_up",
         "etl_lag_seconds",
+        "etl_lag_allowed_seconds",
+        "etl_runs_waiting_for_publish",
         "etl_last_progress_timestamp_seconds",
         "etl_last_run_timestamp_seconds",
         "etl_runs_ended_total",
@@ -267,6 +270,10 @@ def test_what_is_counted_is_served_with_its_labels() -> None:
         ("etl_reconcile_differing_windows", ("mendable", "true")): 1,
         ("etl_reconcile_differing_windows", ("mendable", "false")): 5,
         ("etl_raw_ttl_seconds",): 432_000,
+        # Two hours of lag by intent and six steps of ten minutes.
+        ("etl_lag_allowed_seconds",): 3 * 3600,
+        ("etl_runs_waiting_for_publish", ("process", "codes")): 1,
+        ("etl_runs_waiting_for_publish", ("process", "manual_codes")): 0,
     }
     assert {key: registry.get_sample_value(key[0], dict(key[1:])) for key in expected} == expected  # type: ignore[arg-type]
 

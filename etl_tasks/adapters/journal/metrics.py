@@ -65,6 +65,10 @@ class MetricsJournal:
                     (row.process_name, row.status): int(row.runs)
                     for row in transaction.all("metrics_active", clean_table=self._clean_table)
                 },
+                waiting_runs={
+                    row.process_name: int(row.runs)
+                    for row in transaction.all("metrics_waiting_runs", clean_table=self._clean_table)
+                },
                 active_slices={
                     (row.process_name, row.state): int(row.slices)
                     for row in transaction.all("metrics_active_slices", run_ids=active)

@@ -26,7 +26,7 @@ from tests.integration.journal.world import AT_END, CLEAN, DAY, LANE, MANUAL_LAN
 
 pytestmark = pytest.mark.integration
 
-LIMITS = Limits(step_s=600, raw_ttl_s=432_000)
+LIMITS = Limits(step_s=600, raw_ttl_s=432_000, query_lag_s=120)
 DEDUP = "codes:dedup"
 SCHEDULE = {"process": LANE, "lane": "schedule"}
 
@@ -286,6 +286,30 @@ def test_metrics_count_the_gaps_that_the_command_lists(world: World) -> None:
     served_s = served.value("etl_gap_seconds")
     assert served_s is not None
     assert abs(served_s - seconds_of(missing)) < 60
+
+
+def test_runs_that_only_wait_for_a_publish_are_told_from_those_that_stand_still(world: World, served: Served) -> None:
+    def waiting() -> list[float | None]:
+        return [served.value("etl_runs_waiting_for_publish", process=each) for each in (LANE, MANUAL_LANE, DEDUP)]
+
+    scheduled = world.plan([hours(0, 1)]).run_id
+    by_hand = world.plan(
+        [hours(2, 3), hours(25, 26), hours(49, 50)], process=MANUAL_LANE, manual=True, in_flight=2
+    ).run_id
+    assert waiting() == [0, 0, None]
+    world.load_all(scheduled)
+    today, tomorrow, _ = world.slices(by_hand)
+    load(world, today, 5)
+    assert waiting() == [0, 0, None], "one publish is due, and nobody has taken it"
+    claim = world.must_claim_publish(DAY)
+    assert waiting() == [1, 0, 0], "the run by hand has something to load yet"
+    load(world, tomorrow, 5)
+    assert waiting() == [1, 1, 0], "its third day is not released: it may not load it"
+    world.expire_leases()
+    assert waiting() == [0, 0, 0], "the publisher is dead"
+    claim = world.must_claim_publish(DAY)
+    world.journal.publishes.give_back(claim, Unreachable("away"), delay_s=600, refund=False)
+    assert waiting() == [1, 1, 0], "it is tried again later"
 
 
 def test_a_publish_in_error_is_seen(world: World, served: Served) -> None:

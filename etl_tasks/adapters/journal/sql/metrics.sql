@@ -89,6 +89,24 @@ GROUP BY n.process_name ORDER BY n.process_name;
 SELECT process_name, status, count(*) AS runs FROM public.inc_processing
 WHERE ts_end IS NULL AND status IN ('planned', 'running') AND clean_table = %(clean_table)s GROUP BY 1, 2;
 
+-- name: metrics_waiting_runs
+-- Active runs that have loaded all that is released to them and wait for a publish that comes by itself: one that runs under
+-- a live lease (theirs, or the one before it), or that is put off. As runs_without_progress has it, no such run is stuck.
+SELECT r.process_name, count(*) AS runs FROM public.inc_processing r
+WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
+  AND r.process_name NOT LIKE '%%:dedup' AND r.publish_at_end
+  AND NOT EXISTS (SELECT 1 FROM public.inc_processing_run_partitions l
+                  WHERE l.run_id = r.id AND l.state <> 'done' AND l.released_at IS NOT NULL AND l.open_slices > 0)
+  AND EXISTS (
+      SELECT 1 FROM public.inc_processing_run_partitions rp
+      JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
+      WHERE rp.run_id = r.id AND rp.state <> 'done' AND rp.open_slices = 0
+        AND ((p.publish_state = 'running' AND p.lease_until >= clock_timestamp())
+          OR (p.publish_state = 'due' AND (p.not_before > clock_timestamp() OR EXISTS (
+              SELECT 1 FROM public.inc_processing_partitions o
+              WHERE o.clean_table = p.clean_table AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp())))))
+GROUP BY r.process_name;
+
 -- name: metrics_active_slices
 -- Their slices.
 SELECT r.process_name, s.state, count(*) AS slices FROM public.inc_processing_slices s
