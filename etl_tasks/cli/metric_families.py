@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 
-from etl_tasks.core.metrics import Counts, JournalMetrics, lane_of, of_name
+from etl_tasks.core.metrics import Counts, JournalMetrics, of_name
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 
 Values = Mapping[tuple[str, ...], float | None]
@@ -104,7 +104,7 @@ def _lanes(value: Callable[[JournalMetrics, int], float | None], *lanes: str) ->
     """A value of each process of these lanes (of all, when none is named)."""
 
     def values(metrics: JournalMetrics) -> Values:
-        processes = [(index, each.process, lane_of(each.process)) for index, each in enumerate(metrics.processes)]
+        processes = [(index, each.process, each.lane) for index, each in enumerate(metrics.processes)]
         return {
             (process, lane): value(metrics, index) for index, process, lane in processes if not lanes or lane in lanes
         }

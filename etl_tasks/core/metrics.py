@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from etl_tasks.core.states import DEDUP_SUFFIX, MANUAL_PREFIX, RunStatus, SliceState
+from etl_tasks.core.states import DEDUP_SUFFIX, MANUAL_PREFIX, RunStatus, SliceState, lanes_of
 
 Counts = Counter[tuple[str, str]]
 """(name, label) → a number that only ever grows; the rows of ``inc_processing_totals``. Times are milliseconds."""
@@ -53,8 +53,10 @@ def of_name(counts: Counts, name: str) -> dict[str, int]:
     return {label: value for (each, label), value in sorted(counts.items()) if each == name and value}
 
 
-def lane_of(process: str) -> str:
-    """``schedule``, ``manual`` or ``publish``."""
+def lane_of(process: str, process_name: str) -> str:
+    """``schedule``, ``manual`` or ``publish``; ``other`` for what is no lane of the settings' ``PROCESS_NAME``."""
+    if process not in lanes_of(process_name):
+        return "other"
     if process.endswith(DEDUP_SUFFIX):
         return "publish"
     return "manual" if process.startswith(MANUAL_PREFIX) else "schedule"
@@ -62,9 +64,13 @@ def lane_of(process: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMetrics:
-    """A process: when its last run (of any status) was written, when one last moved, and its watermark."""
+    """A process: when its last run (of any status) was written, when one last moved, and its watermark.
+
+    ``lane`` is a ``lane_of``.
+    """
 
     process: str
+    lane: str
     started_at: datetime
     progress_at: datetime | None
     watermark: datetime | None

@@ -41,7 +41,10 @@ EVERYWHERE = {"instance", "job"}
 
 FULL = JournalMetrics(
     now=NOON,
-    processes=[ProcessMetrics(name, NOON, NOON, NOON, 60.0) for name in ("codes", "codes:dedup", "manual_codes")],
+    processes=[
+        ProcessMetrics(name, lane_of(name, "codes"), NOON, NOON, NOON, 60.0)
+        for name in ("codes", "codes:dedup", "manual_codes")
+    ],
     active_runs={("codes", "running"): 1},
     waiting_runs={"codes": 1},
     active_slices={("codes", "planned"): 3},
@@ -279,4 +282,6 @@ def test_what_is_counted_is_served_with_its_labels() -> None:
 
 
 def test_lanes() -> None:
-    assert [lane_of(name) for name in ("codes", "manual_codes", "codes:dedup")] == ["schedule", "manual", "publish"]
+    names = ("codes", "manual_codes", "codes:dedup", "manual_codes:dedup", "codes_before", "manual_other")
+    lanes = ["schedule", "manual", "publish", "publish", "other", "other"]
+    assert [lane_of(name, "codes") for name in names] == lanes

@@ -17,9 +17,11 @@ from etl_tasks.core.metrics import (
     ProcessMetrics,
     PublishingMetrics,
     ReconcileMetrics,
+    lane_of,
 )
 from etl_tasks.core.slicing import SlicingRules
 from etl_tasks.core.spans import seconds_of
+from etl_tasks.core.states import lanes_of
 from etl_tasks.core.status import lag_of
 
 # Progress is looked for in so many of a process's last runs: refused ones move nothing.
@@ -99,10 +101,13 @@ class MetricsJournal:
 
     def _processes(self, transaction: Transaction, now: datetime) -> list[ProcessMetrics]:
         found = []
-        for row in transaction.all("metrics_processes", clean_table=self._clean_table, last=_LAST_RUNS):
+        lanes = lanes_of(self._process_name)
+        asked = {"clean_table": self._clean_table, "lanes": lanes, "last": _LAST_RUNS}
+        for row in transaction.all("metrics_processes", **asked):
             watermark = watermark_of(transaction, row.process_name)
             lag_s = None if watermark is None else lag_of(watermark, now, self._rules.shift_min).total_seconds()
-            found.append(ProcessMetrics(row.process_name, row.started_at, row.progress_at, watermark, lag_s))
+            lane = lane_of(row.process_name, self._process_name)
+            found.append(ProcessMetrics(row.process_name, lane, row.started_at, row.progress_at, watermark, lag_s))
         return found
 
     def _publishing(self, transaction: Transaction) -> PublishingMetrics:

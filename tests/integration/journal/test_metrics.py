@@ -388,6 +388,25 @@ def test_other_clean_tables_are_not_counted(world: World) -> None:
     assert other.get_sample_value("etl_last_run_timestamp_seconds", SCHEDULE) is None
 
 
+def test_other_processes_of_a_shared_journal_are_no_schedule_of_ours(world: World, served: Served) -> None:
+    world.load_publish_end([hours(0, 1)])
+    world.load_publish_end([hours(1, 2)], process="codes_before")
+    for name in ("other_job", MANUAL_LANE):
+        world.rows(
+            "INSERT INTO public.inc_processing (process_name, status, ts_start, ts_end) VALUES (%s, 'ok', %s, %s)",
+            name, at(0), at(1),
+        )  # fmt: skip
+    lags = {
+        (sample.labels["process"], sample.labels["lane"])
+        for family in served.registry.collect()
+        for sample in family.samples
+        if sample.name in ("etl_lag_seconds", "etl_last_run_timestamp_seconds")
+    }
+    # A row of the old system under our own name counts; one of a former PROCESS_NAME is shown and alarms nobody.
+    assert lags == {(LANE, "schedule"), (MANUAL_LANE, "manual"), (DEDUP, "publish"), ("codes_before", "other")}
+    assert served.value("etl_lag_seconds", process="codes_before", lane="other") is None
+
+
 def samples(collector: JournalCollector) -> list[Sample]:
     return [sample for family in collector.collect() for sample in family.samples]
 

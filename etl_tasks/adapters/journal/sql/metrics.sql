@@ -70,7 +70,8 @@ UPDATE public.inc_processing_slices s SET overloads = 0, rows_counted = NULL, ro
 FROM counted c WHERE s.id = c.id;
 
 -- name: metrics_processes
--- Every process of this CLEAN table (found by hopping over the index): its last run, and its last progress of late.
+-- Every process of this CLEAN table (found by hopping over the index): its last run, and its last progress of late. Rows that
+-- name no CLEAN table are the old system's, or of others who share the journal: ours are those of our own lanes.
 WITH RECURSIVE names AS (
     (SELECT r.process_name FROM public.inc_processing r ORDER BY r.process_name LIMIT 1)
     UNION ALL
@@ -81,7 +82,7 @@ SELECT n.process_name, max(l.ts_start) AS started_at,
     max(greatest(l.progress_at, l.ts_end, l.ts_start)) FILTER (WHERE l.status <> 'skipped') AS progress_at
 FROM names n CROSS JOIN LATERAL (
     SELECT * FROM public.inc_processing r WHERE r.process_name = n.process_name ORDER BY r.id DESC LIMIT %(last)s) AS l
-WHERE n.process_name IS NOT NULL AND (l.clean_table = %(clean_table)s OR l.clean_table IS NULL)
+WHERE n.process_name IS NOT NULL AND (l.clean_table = %(clean_table)s OR (l.clean_table IS NULL AND n.process_name = ANY (%(lanes)s)))
 GROUP BY n.process_name ORDER BY n.process_name;
 
 -- name: metrics_active
