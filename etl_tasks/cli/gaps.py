@@ -30,7 +30,8 @@ def gaps_command(since: str | None, until: str | None, as_json: bool) -> None:
 
     Beside each stands the command that fills it. Without SINCE it begins where loading once began; without UNTIL it
     ends where the schedule had to be by now, and newer than now less the lag is never a gap. What an active run is to
-    load, and a publish that is due or under way, is shown and is no gap.
+    load or to publish at its end, what PUBLISH_EVERY_MINUTES is about to take, and a publish that is due or under way,
+    is shown and is no gap.
 
     Reads the coverage in PostgreSQL and nothing else. For cron: exit code 0 when there is no gap, 1 when there is one,
     2 when the question cannot be meant.

@@ -147,19 +147,25 @@ def _print_missing(console: Console, gaps: Gaps, shift_min: int, watermark: date
 def _partitions(partitions: Sequence[PartitionCoverage]) -> Table:
     table = _table("partition", "length", "intervals", "publish", "fill it with", "why")
     for each in partitions[:MOST_ROWS]:
-        by_hand = each.publish_state not in (PublishState.DUE, PublishState.RUNNING)
+        by_hand = not each.in_hand
         since = f" from {iso(each.not_before.replace(microsecond=0))}" if each.not_before and not by_hand else ""
         table.add_row(
             str(each.partition),
             duration(seconds_of(each.not_published)),
             number(len(each.not_published)),
-            f"{'owed' if each.publish_state == PublishState.IDLE else each.publish_state}{since}",
+            f"{_publish(each)}{since}",
             publish_command(each.partition) if by_hand else "-",
             Text(first_line(each.error, 120) or "-"),
         )
     if len(partitions) > MOST_ROWS:
         table.add_row("…", "", "", f"{len(partitions) - MOST_ROWS} more", "--json lists them all", "")
     return table
+
+
+def _publish(partition: PartitionCoverage) -> str:
+    if partition.publish_state != PublishState.IDLE:
+        return partition.publish_state
+    return "comes by itself" if partition.awaited else "owed"
 
 
 def _not_published(gaps: Gaps, partitions: Sequence[PartitionCoverage]) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 
-from etl_tasks.core.metrics import Counts, JournalMetrics, lane_of, of_name
+from etl_tasks.core.metrics import Counts, JournalMetrics, of_name
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 
 Values = Mapping[tuple[str, ...], float | None]
@@ -18,14 +18,24 @@ _ACTIVE = (RunStatus.PLANNED, RunStatus.RUNNING)
 _ENDED = (RunStatus.OK, RunStatus.ERROR, RunStatus.SKIPPED)
 # Prometheus sees no increase from nothing to one: the class that is to be expected is there from the beginning.
 _USUAL_KINDS = ("Overloaded",)
+# A run takes its time and one may be refused while it does: status speaks after two steps, an alert wakes people.
+LAG_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings that alerts compare with, in seconds: a step of the schedule, and RAW's TTL."""
+    """Settings that alerts compare with, in seconds: a step of the schedule, RAW's TTL, and how far the schedule stays
+    behind by intent.
+    """
 
     step_s: float
     raw_ttl_s: float
+    query_lag_s: float
+
+    @property
+    def lag_allowed_s(self) -> float:
+        """A lag that is no alarm: the schedule's own, and some steps."""
+        return self.query_lag_s + LAG_STEPS * self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ def _lanes(value: Callable[[JournalMetrics, int], float | None], *lanes: str) ->
     """A value of each process of these lanes (of all, when none is named)."""
 
     def values(metrics: JournalMetrics) -> Values:
-        processes = [(index, each.process, lane_of(each.process)) for index, each in enumerate(metrics.processes)]
+        processes = [(index, each.process, each.lane) for index, each in enumerate(metrics.processes)]
         return {
             (process, lane): value(metrics, index) for index, process, lane in processes if not lanes or lane in lanes
         }
@@ -117,6 +127,10 @@ def _by_kind(name: str) -> Callable[[JournalMetrics], Values]:
 def _active_runs(metrics: JournalMetrics) -> Values:
     names = [each.process for each in metrics.processes]
     return {(name, status.value): metrics.active_runs.get((name, status), 0) for name in names for status in _ACTIVE}
+
+
+def _waiting_runs(metrics: JournalMetrics) -> Values:
+    return {(each.process,): metrics.waiting_runs.get(each.process, 0) for each in metrics.processes}
 
 
 def _runs_ended(metrics: JournalMetrics) -> Values:
@@ -158,6 +172,11 @@ def _reconciled_rows(metrics: JournalMetrics) -> Values:
     return {} if last is None else {("missing",): last.missing, ("extra",): last.extra, ("changed",): last.changed}
 
 
+def _differing(metrics: JournalMetrics) -> Values:
+    last = metrics.reconcile
+    return {} if last is None else {("true",): last.mendable, ("false",): last.beyond}
+
+
 PROCESS = ("process", "lane")
 
 FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
@@ -187,6 +206,12 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
         PROCESS,
     ),
     Gauge("etl_active_runs", "Runs (and publishes) that have not ended.", _active_runs, ("process", "status")),
+    Gauge(
+        "etl_runs_waiting_for_publish",
+        "Of the active runs those that have loaded all they may and wait for a publish that is under way or put off.",
+        _waiting_runs,
+        ("process",),
+    ),
     Counter("etl_runs_ended", "Runs (and publishes) that have ended.", _runs_ended, ("process", "status")),
     Gauge("etl_slices", "Slices of the runs that have not ended.", _slices, ("process", "state")),
     Counter(
@@ -268,7 +293,8 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
     ),
     Gauge(
         "etl_gaps",
-        "Holes that nobody has loaded between the earliest (or --since) and the latest coverage.",
+        "Holes that nobody has loaded and no active run is to load, from the earliest coverage (or --since) to where "
+        "the schedule had to be by now: what the command gaps lists.",
         lambda metrics: _one(metrics.gaps.gaps),
     ),
     Gauge(
@@ -284,8 +310,9 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
     ),
     Gauge(
         "etl_reconcile_differing_windows",
-        "Windows that the newest reconcile found different.",
-        lambda metrics: _one(metrics.reconcile.differing if metrics.reconcile else None),
+        "Windows that differed when they were last compared (by any reconcile), by whether --repair mends that.",
+        _differing,
+        ("mendable",),
     ),
     Gauge(
         "etl_reconcile_differing_rows",
@@ -305,6 +332,11 @@ def families(metrics: JournalMetrics, limits: Limits) -> Iterator[Metric]:
     """Everything that the journal says, and the limits to compare it with."""
     yield journal_up(True)
     yield GaugeMetricFamily("etl_step_seconds", "A step (STEP_MIN): how often beat plans a run.", limits.step_s)
+    yield GaugeMetricFamily(
+        "etl_lag_allowed_seconds",
+        f"The lag that is no alarm: PHX_QUERY_LAG_MINUTES and {LAG_STEPS} steps.",
+        limits.lag_allowed_s,
+    )
     yield GaugeMetricFamily("etl_raw_ttl_seconds", "RAW's TTL (CH_RAW_TTL_HOURS).", limits.raw_ttl_s)
     for family in FAMILIES:
         yield family.family(metrics)

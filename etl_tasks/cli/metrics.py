@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import click
 import structlog
@@ -42,7 +42,11 @@ def metrics_command(port: int, address: str, once: bool, since: str | None) -> N
     settings = read_settings()
     gaps_since = _gaps_since(since, settings)
     journal = open_wiring(settings).metrics_journal(gaps_since)
-    limits = Limits(step_s=settings.step_min * 60, raw_ttl_s=settings.ch_raw_ttl_hours * 3600)
+    limits = Limits(
+        step_s=settings.step_min * 60,
+        raw_ttl_s=settings.ch_raw_ttl_hours * 3600,
+        query_lag_s=settings.phx_query_lag_minutes * 60,
+    )
     collector = JournalCollector(journal.read, limits)
     registry = CollectorRegistry()
     registry.register(collector)
@@ -62,13 +66,13 @@ def metrics_command(port: int, address: str, once: bool, since: str | None) -> N
 
 
 def _gaps_since(since: str | None, settings: Settings) -> datetime | None:
-    """What ``--since`` means, in source time."""
+    """What ``--since`` means, in business time."""
     if since is None:
         return None
     moment, notices = parse_moment(since, "since", settings.business_tz or None)
     for notice in notices:
         click.echo(f"note: {notice}", err=True)
-    return moment + timedelta(minutes=settings.phx_query_shift_minutes)
+    return moment
 
 
 class JournalCollector(Collector):

@@ -85,6 +85,19 @@ def publish_due(load: PartitionLoad, rules: CadenceRules, now: datetime) -> date
     return max(now, rested)
 
 
+def taken_by(first_unpublished_at: datetime, rules: CadenceRules) -> datetime | None:
+    """The moment by which the cadence takes what no run waits for, with no further load; None: it never does.
+
+    ``first_unpublished_at`` is when the oldest unpublished load ended. What is at its end is taken at once.
+    """
+    if rules.always_at_end:
+        return first_unpublished_at
+    waits = [timedelta(minutes=rules.every_minutes)] if rules.every_minutes else []
+    if rules.raw_ttl_s is not None:
+        waits.append(timedelta(seconds=rules.raw_ttl_s / 2))
+    return first_unpublished_at + min(waits) if waits else None
+
+
 def _is_due(load: PartitionLoad, first_unpublished_at: datetime, rules: CadenceRules, now: datetime) -> bool:
     if load.open_slices == 0 and rules.always_at_end:
         return True

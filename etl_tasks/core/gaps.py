@@ -22,7 +22,8 @@ class PartitionCoverage:
     """A partition's row of the journal: what of it, within the span asked for, is not loaded, and not published.
 
     ``publish_state`` is a ``PublishState``; ``not_before`` is when a due publish begins at the earliest, ``error`` why
-    the last one failed (empty: it did not).
+    the last one failed (empty: it did not). ``awaited``: an active run, or the cadence, is going to make its publish
+    due.
     """
 
     partition: int
@@ -31,6 +32,16 @@ class PartitionCoverage:
     publish_state: str = PublishState.IDLE
     not_before: datetime | None = None
     error: str = ""
+    awaited: bool = False
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether its publish comes without anybody's doing: an idle one that is awaited, one that is due, one that
+        runs.
+        """
+        if self.publish_state == PublishState.IDLE:
+            return self.awaited
+        return self.publish_state in (PublishState.DUE, PublishState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Gaps:
     ``missing`` is what is not loaded and no active run is to load; ``runs`` has for those of them that some run was to
     load whole and could not, the newest such run: to resume it fills the gap.
     ``loading`` is what active runs (``loading_runs``) are to load; ``unpublished`` are the partitions with something
-    loaded and not published, ``publishing`` those of them whose publish is due or runs: nobody has to do anything.
+    loaded and not published that somebody has to publish, ``publishing`` those whose publish comes by itself.
     """
 
     span: Span
@@ -91,15 +102,14 @@ def find_gaps(window: Window, facts: CoverageFacts) -> Gaps:
     loading = intersect_spans((one for spans in facts.loading.values() for one in spans), not_loaded)
     missing = subtract_spans(not_loaded, loading) if loading else not_loaded
     owed = [each for each in facts.partitions if each.not_published]
-    in_hand = (PublishState.DUE, PublishState.RUNNING)
     return Gaps(
         span=span,
         missing=missing,
         runs=_left_by_runs(missing, facts.failed),
         loading=loading,
         loading_runs=sorted(run for run, spans in facts.loading.items() if intersect_spans(spans, loading)),
-        unpublished=[each for each in owed if each.publish_state not in in_hand],
-        publishing=[each for each in owed if each.publish_state in in_hand],
+        unpublished=[each for each in owed if not each.in_hand],
+        publishing=[each for each in owed if each.in_hand],
     )
 
 

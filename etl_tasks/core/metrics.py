@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from etl_tasks.core.states import DEDUP_SUFFIX, MANUAL_PREFIX, RunStatus, SliceState
+from etl_tasks.core.states import DEDUP_SUFFIX, MANUAL_PREFIX, RunStatus, SliceState, lanes_of
 
 Counts = Counter[tuple[str, str]]
 """(name, label) → a number that only ever grows; the rows of ``inc_processing_totals``. Times are milliseconds."""
@@ -53,8 +53,10 @@ def of_name(counts: Counts, name: str) -> dict[str, int]:
     return {label: value for (each, label), value in sorted(counts.items()) if each == name and value}
 
 
-def lane_of(process: str) -> str:
-    """``schedule``, ``manual`` or ``publish``."""
+def lane_of(process: str, process_name: str) -> str:
+    """``schedule``, ``manual`` or ``publish``; ``other`` for what is no lane of the settings' ``PROCESS_NAME``."""
+    if process not in lanes_of(process_name):
+        return "other"
     if process.endswith(DEDUP_SUFFIX):
         return "publish"
     return "manual" if process.startswith(MANUAL_PREFIX) else "schedule"
@@ -62,9 +64,13 @@ def lane_of(process: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMetrics:
-    """A process: when its last run (of any status) was written, when one last moved, and its watermark."""
+    """A process: when its last run (of any status) was written, when one last moved, and its watermark.
+
+    ``lane`` is a ``lane_of``.
+    """
 
     process: str
+    lane: str
     started_at: datetime
     progress_at: datetime | None
     watermark: datetime | None
@@ -88,7 +94,7 @@ class PublishingMetrics:
 
 @dataclass(frozen=True, slots=True)
 class GapMetrics:
-    """Holes in the coverage that nobody has loaded, and their length together in seconds."""
+    """Intervals that nobody has loaded and no active run is to load, and their length together in seconds."""
 
     gaps: int
     gap_s: float
@@ -96,12 +102,17 @@ class GapMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileMetrics:
-    """The newest reconcile: how it ended and when, and when one last could compare to its end."""
+    """The newest reconcile: how it ended and when, when one last could compare to its end, and rows by difference.
+
+    ``mendable`` and ``beyond`` are of all reconciles: windows that differed when they were last compared, by whether
+    ``--repair`` would change that.
+    """
 
     status: str
     ended_at: datetime
     compared_at: datetime | None
-    differing: int
+    mendable: int
+    beyond: int
     missing: int
     extra: int
     changed: int
@@ -112,12 +123,14 @@ class JournalMetrics:
     """The journal of one CLEAN table at ``now`` (PostgreSQL's clock).
 
     ``active_runs`` by (process, status) and ``active_slices`` by (process, state) are of what has not ended;
+    ``waiting_runs`` (by process) are those of the runs that only wait for a publish, which is in its turn.
     ``reconcile`` is None before the first one.
     """
 
     now: datetime
     processes: Sequence[ProcessMetrics]
     active_runs: dict[tuple[str, str], int]
+    waiting_runs: dict[str, int]
     active_slices: dict[tuple[str, str], int]
     publishing: PublishingMetrics
     gaps: GapMetrics

@@ -17,8 +17,8 @@ class RunRemains:
     """A run as the journal has it, and what it left behind.
 
     ``undone`` are its windows that were not loaded, as they were last cut (halves of a split, not the whole);
-    ``loaded_since`` are windows that runs planned after it have loaded; ``owed`` are partitions of which it loaded
-    something that is not published. ``slices`` counts all it ever had.
+    ``loaded_since`` is what runs planned after it have loaded and what is loaded still; ``owed`` are partitions of
+    which it loaded something that is not published. ``slices`` counts all it ever had.
     """
 
     run_id: int

@@ -69,9 +69,11 @@ class Services:
         return StatusJournal(self.journal.database)
 
     def metrics_journal(self, gaps_since: datetime | None) -> MetricsJournal:
-        """What ``metrics`` reads, over this thread's connection; gaps count from ``gaps_since`` in source time."""
-        shift_min = self.settings.phx_query_shift_minutes
-        return MetricsJournal(self.journal.database, self.clean_table, shift_min, gaps_since)
+        """What ``metrics`` reads, over this thread's connection; gaps count from ``gaps_since`` in business time."""
+        settings = self.settings
+        return MetricsJournal(
+            self.journal.database, self.clean_table, settings.process_name, settings.slicing_rules, gaps_since
+        )
 
     @cached_property
     def report_journal(self) -> ReportJournal:
@@ -81,7 +83,7 @@ class Services:
     @cached_property
     def gap_journal(self) -> GapJournal:
         """The coverage, as ``gaps`` asks for it, over this thread's connection."""
-        return GapJournal(self.journal.database, self.clean_table)
+        return GapJournal(self.journal.database, self.clean_table, self.settings.cadence_rules)
 
     @cached_property
     def dispatcher(self) -> CeleryDispatcher:

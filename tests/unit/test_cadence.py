@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl_tasks.core.cadence import CadenceRules, PartitionLoad, publish_due
+from etl_tasks.core.cadence import CadenceRules, PartitionLoad, publish_due, taken_by
 from etl_tasks.errors import ConfigError
 
 NOON = datetime(2025, 8, 8, 12, tzinfo=UTC)
@@ -135,3 +135,18 @@ def test_what_is_due_stays_due_and_never_outlasts_raw(
             assert due == now
         elif due is not None:
             assert due <= limit
+
+
+def test_by_when_the_cadence_takes_what_no_run_waits_for() -> None:
+    hourly = CadenceRules(every_minutes=60, every_slices=6, always_at_end=False, raw_ttl_s=5 * 86400)
+    assert taken_by(NOON, hourly) == after(hours=1)
+    assert taken_by(NOON, replace(hourly, raw_ttl_s=3600)) == after(minutes=30)
+    assert taken_by(NOON, replace(hourly, every_minutes=0)) == after(days=2.5)
+    assert taken_by(NOON, replace(hourly, every_minutes=0, raw_ttl_s=None)) is None, "by steps, which may never come"
+    assert taken_by(NOON, replace(hourly, always_at_end=True)) == NOON
+    at_its_end = PartitionLoad(first_unpublished_at=NOON, steps_unpublished=1, open_slices=0)
+    for rules in (hourly, replace(hourly, raw_ttl_s=3600), replace(hourly, every_minutes=0)):
+        moment = taken_by(NOON, rules)
+        assert moment is not None
+        assert publish_due(at_its_end, rules, moment - timedelta(seconds=1)) is None
+        assert publish_due(at_its_end, rules, moment) is not None

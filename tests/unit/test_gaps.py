@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -89,6 +90,19 @@ def test_a_publish_that_is_due_or_runs_is_no_gap() -> None:
     assert found.not_published(found.unpublished) == [span(-24, 24)]
     assert found.any
     assert not find_gaps(window(24, 72), facts(*partitions[2:])).any
+
+
+def test_an_idle_publish_that_somebody_is_to_make_due_is_no_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    awaited = PartitionCoverage(20250808, [], [span(0, 1)], "idle", awaited=True)
+    found = find_gaps(window(0, 24), facts(awaited))
+    assert (found.any, list(found.publishing)) == (False, [awaited])
+    (entry,) = as_dict(found, "stg.codes", 0)["partitions"]
+    assert (entry["publish"], entry["command"]) == ("idle", None)
+    print_gaps(found, "stg.codes", 0, None)
+    screen = capsys.readouterr().out
+    assert "comes by itself" in screen and "publish --partition" not in screen
+    # One that has failed is not tried again until there is a load, or somebody.
+    assert find_gaps(window(0, 24), facts(replace(awaited, publish_state="error"))).any
 
 
 def test_a_gap_is_filled_by_the_newest_run_that_left_all_of_it() -> None:

@@ -41,12 +41,16 @@ EVERYWHERE = {"instance", "job"}
 
 FULL = JournalMetrics(
     now=NOON,
-    processes=[ProcessMetrics(name, NOON, NOON, NOON, 60.0) for name in ("codes", "codes:dedup", "manual_codes")],
+    processes=[
+        ProcessMetrics(name, lane_of(name, "codes"), NOON, NOON, NOON, 60.0)
+        for name in ("codes", "codes:dedup", "manual_codes")
+    ],
     active_runs={("codes", "running"): 1},
+    waiting_runs={"codes": 1},
     active_slices={("codes", "planned"): 3},
     publishing=PublishingMetrics(1, 2, 3, 4, 5, 6.5, 7.5, NOON, 2500),
     gaps=GapMetrics(1, 60.0),
-    reconcile=ReconcileMetrics("different", NOON, NOON, 1, 2, 3, 4),
+    reconcile=ReconcileMetrics("different", NOON, NOON, mendable=1, beyond=5, missing=2, extra=3, changed=4),
     counts=Counter(
         {
             ("runs_ended", "codes ok"): 9,
@@ -63,7 +67,7 @@ class Once(Collector):
     """One scrape of ``FULL``."""
 
     def collect(self) -> Iterator[Metric]:
-        return families(FULL, Limits(600, 432_000))
+        return families(FULL, Limits(step_s=600, raw_ttl_s=432_000, query_lag_s=7200))
 
 
 def served() -> dict[str, dict[str, set[str]]]:
@@ -191,6 +195,8 @@ def test_everything_that_can_go_wrong_has_an_alert() -> None:
     assert {
         "etl_journal_up",
         "etl_lag_seconds",
+        "etl_lag_allowed_seconds",
+        "etl_runs_waiting_for_publish",
         "etl_last_progress_timestamp_seconds",
         "etl_last_run_timestamp_seconds",
         "etl_runs_ended_total",
@@ -200,6 +206,7 @@ def test_everything_that_can_go_wrong_has_an_alert() -> None:
         "etl_partitions_incomplete",
         "etl_rows_rejected_total",
         "etl_reconcile_result",
+        "etl_reconcile_differing_windows",
         "etl_reconcile_timestamp_seconds",
     } <= asked
 
@@ -263,10 +270,18 @@ def test_what_is_counted_is_served_with_its_labels() -> None:
         ("etl_slices", ("process", "codes:dedup"), ("state", "planned")): None,
         ("etl_reconcile_result", ("result", "different")): 1,
         ("etl_reconcile_differing_rows", ("difference", "extra")): 3,
+        ("etl_reconcile_differing_windows", ("mendable", "true")): 1,
+        ("etl_reconcile_differing_windows", ("mendable", "false")): 5,
         ("etl_raw_ttl_seconds",): 432_000,
+        # Two hours of lag by intent and six steps of ten minutes.
+        ("etl_lag_allowed_seconds",): 3 * 3600,
+        ("etl_runs_waiting_for_publish", ("process", "codes")): 1,
+        ("etl_runs_waiting_for_publish", ("process", "manual_codes")): 0,
     }
     assert {key: registry.get_sample_value(key[0], dict(key[1:])) for key in expected} == expected  # type: ignore[arg-type]
 
 
 def test_lanes() -> None:
-    assert [lane_of(name) for name in ("codes", "manual_codes", "codes:dedup")] == ["schedule", "manual", "publish"]
+    names = ("codes", "manual_codes", "codes:dedup", "manual_codes:dedup", "codes_before", "manual_other")
+    lanes = ["schedule", "manual", "publish", "publish", "other", "other"]
+    assert [lane_of(name, "codes") for name in names] == lanes

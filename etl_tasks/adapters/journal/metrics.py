@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from etl_tasks.adapters.journal.counting import counted
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.gaps import covered, loaded_facts
 from etl_tasks.adapters.journal.runs import watermark_of
+from etl_tasks.core.gaps import default_interval, due_window, find_gaps
 from etl_tasks.core.metrics import (
     Counts,
     GapMetrics,
@@ -17,6 +19,9 @@ from etl_tasks.core.metrics import (
     ReconcileMetrics,
     lane_of,
 )
+from etl_tasks.core.slicing import SlicingRules
+from etl_tasks.core.spans import seconds_of
+from etl_tasks.core.states import lanes_of
 from etl_tasks.core.status import lag_of
 
 # Progress is looked for in so many of a process's last runs: refused ones move nothing.
@@ -26,16 +31,22 @@ _LAST_RUNS = 50
 class MetricsJournal:
     """Reads what ``metrics`` serves; remembers what ended runs have counted, so keep one for all scrapes.
 
-    ``shift_min`` is the shift of source time against business time; ``gaps_since`` (source time) is where gaps are
-    counted from, None for the earliest coverage.
+    ``process_name`` and ``rules`` are of the schedule; ``gaps_since`` (business time) is where gaps are counted from,
+    None for the earliest coverage.
     """
 
     def __init__(
-        self, database: Database, clean_table: str, shift_min: int, gaps_since: datetime | None = None
+        self,
+        database: Database,
+        clean_table: str,
+        process_name: str,
+        rules: SlicingRules,
+        gaps_since: datetime | None = None,
     ) -> None:
         self._database = database
         self._clean_table = clean_table
-        self._shift_min = shift_min
+        self._process_name = process_name
+        self._rules = rules
         self._gaps_since = gaps_since
         self._totals: Counts = Counter()
         self._ended: set[int] = set()
@@ -56,12 +67,16 @@ class MetricsJournal:
                     (row.process_name, row.status): int(row.runs)
                     for row in transaction.all("metrics_active", clean_table=self._clean_table)
                 },
+                waiting_runs={
+                    row.process_name: int(row.runs)
+                    for row in transaction.all("metrics_waiting_runs", clean_table=self._clean_table)
+                },
                 active_slices={
                     (row.process_name, row.state): int(row.slices)
                     for row in transaction.all("metrics_active_slices", run_ids=active)
                 },
                 publishing=self._publishing(transaction),
-                gaps=self._gaps(transaction, processes),
+                gaps=self._gaps(transaction, now),
                 reconcile=self._reconcile(transaction),
                 counts=self._ended_so_far(transaction, {int(each) for each in ids.ended})
                 + counted(transaction, active),
@@ -86,10 +101,13 @@ class MetricsJournal:
 
     def _processes(self, transaction: Transaction, now: datetime) -> list[ProcessMetrics]:
         found = []
-        for row in transaction.all("metrics_processes", clean_table=self._clean_table, last=_LAST_RUNS):
+        lanes = lanes_of(self._process_name)
+        asked = {"clean_table": self._clean_table, "lanes": lanes, "last": _LAST_RUNS}
+        for row in transaction.all("metrics_processes", **asked):
             watermark = watermark_of(transaction, row.process_name)
-            lag_s = None if watermark is None else lag_of(watermark, now, self._shift_min).total_seconds()
-            found.append(ProcessMetrics(row.process_name, row.started_at, row.progress_at, watermark, lag_s))
+            lag_s = None if watermark is None else lag_of(watermark, now, self._rules.shift_min).total_seconds()
+            lane = lane_of(row.process_name, self._process_name)
+            found.append(ProcessMetrics(row.process_name, lane, row.started_at, row.progress_at, watermark, lag_s))
         return found
 
     def _publishing(self, transaction: Transaction) -> PublishingMetrics:
@@ -106,22 +124,31 @@ class MetricsJournal:
             last_duration_ms=row.last_duration_ms,
         )
 
-    def _gaps(self, transaction: Transaction, processes: list[ProcessMetrics]) -> GapMetrics:
-        watermarks = [each.watermark for each in processes if each.watermark and lane_of(each.process) == "schedule"]
-        # Source time is business time and the shift.
-        until = max(watermarks) + timedelta(minutes=self._shift_min) if watermarks else None
-        row = transaction.one("metrics_gaps", clean_table=self._clean_table, since=self._gaps_since, until=until)
-        return GapMetrics(int(row.gaps), float(row.gap_s))
+    def _gaps(self, transaction: Transaction, now: datetime) -> GapMetrics:
+        """What ``gaps`` lists as never loaded."""
+        ever = covered(transaction, self._clean_table)
+        if ever is None:
+            return GapMetrics(0, 0.0)
+        watermark = watermark_of(transaction, self._process_name)
+        first, last = default_interval(ever, watermark, self._rules, now)
+        first = self._gaps_since or first
+        if first >= last:
+            return GapMetrics(0, 0.0)
+        window, _ = due_window(first, last, self._rules, now)
+        missing = find_gaps(window, loaded_facts(transaction, self._clean_table, window)).missing
+        return GapMetrics(len(missing), float(seconds_of(missing)))
 
     def _reconcile(self, transaction: Transaction) -> ReconcileMetrics | None:
         row = transaction.one("metrics_reconcile", clean_table=self._clean_table)
         if row is None:
             return None
+        differing = transaction.all("status_differing", clean_table=self._clean_table)
         return ReconcileMetrics(
             status=row.status,
             ended_at=row.ended_at,
             compared_at=row.compared_at,
-            differing=int(row.differing),
+            mendable=sum(each.mendable for each in differing),
+            beyond=sum(not each.mendable for each in differing),
             missing=int(row.missing),
             extra=int(row.extra),
             changed=int(row.changed),

@@ -11,7 +11,7 @@ from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.core.gaps import find_gaps
 from etl_tasks.core.windows import to_seconds
 from etl_tasks.errors import TerminalError
-from tests.integration.journal.world import CLEAN, DAY, MANUAL_LANE, World, at, hours
+from tests.integration.journal.world import AT_END, CLEAN, DAY, MANUAL_LANE, World, at, hours
 
 pytestmark = pytest.mark.integration
 
@@ -114,7 +114,7 @@ def test_what_a_rebuild_is_agreed_to_lose_is_a_gap_until_it_is_loaded_again(worl
     world.load_publish_end([hours(0, 1), hours(1, 2), hours(2, 3)])
     ask(asking, rebuild=True, least_rows=1, lost=[hours(0, 0.75), hours(1.5, 3)])
     world.publish()
-    gaps = GapJournal(world.journal.database, CLEAN)
+    gaps = GapJournal(world.journal.database, CLEAN, AT_END)
     assert gaps.covered() == hours(0, 3), "plain gaps looks at what it was"
     found = find_gaps(hours(0, 3), gaps.facts(hours(0, 3)))
     assert list(found.missing) == [

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from etl_tasks.adapters.journal.gaps import GapJournal
+from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.gaps import Gaps, find_gaps
 from etl_tasks.core.spans import Span, seconds_of
 from etl_tasks.core.windows import Window, to_seconds
-from tests.integration.journal.world import CLEAN, DAY, NEXT_DAY, World, at, hours
+from tests.integration.journal.world import AT_END, CLEAN, DAY, NEXT_DAY, World, at, hours
 
 pytestmark = pytest.mark.integration
 
@@ -25,9 +27,18 @@ def span(first: float, last: float) -> Span:
     return to_seconds(at(first)), to_seconds(at(last))
 
 
-def gaps(world: World, first: float, last: float) -> Gaps:
+def gaps(world: World, first: float, last: float, cadence: CadenceRules = AT_END) -> Gaps:
     window = hours(first, last)
-    return find_gaps(window, GapJournal(world.journal.database, CLEAN).facts(window))
+    return find_gaps(window, GapJournal(world.journal.database, CLEAN, cadence).facts(window))
+
+
+def age_first_unpublished(world: World, minutes: int) -> None:
+    """As if what is owed had been loaded that long ago."""
+    world.rows(
+        "UPDATE public.inc_processing_partitions SET "
+        "first_unpublished_at = clock_timestamp() - make_interval(mins => %s)",
+        minutes,
+    )
 
 
 def missing(found: Gaps) -> list[tuple[Span, int | None]]:
@@ -40,7 +51,7 @@ def fail(world: World, slice_id: int) -> None:
 
 
 def test_an_empty_journal_has_nothing_but_a_gap(world: World) -> None:
-    assert GapJournal(world.journal.database, CLEAN).covered() is None
+    assert GapJournal(world.journal.database, CLEAN, AT_END).covered() is None
     assert missing(gaps(world, 0, 30)) == [(span(0, 30), None)]
 
 
@@ -83,7 +94,7 @@ def test_loaded_published_failed_and_never_asked_for(world: World) -> None:
     # Only what is asked for.
     assert missing(gaps(world, 1, 3)) == [(span(2, 3), None)]
     assert not gaps(world, 0, 2).any
-    assert GapJournal(world.journal.database, CLEAN).covered() == hours(0, 27)
+    assert GapJournal(world.journal.database, CLEAN, AT_END).covered() == hours(0, 27)
 
 
 def test_what_is_loaded_again_is_owed_though_the_coverage_has_it(world: World) -> None:
@@ -93,11 +104,51 @@ def test_what_is_loaded_again_is_owed_though_the_coverage_has_it(world: World) -
     assert world.journal.runs.finalize(again) == "ok"
     row = world.partition_row()
     assert row.loaded == row.published
+    assert not gaps(world, 0, 2).any, "the next sweep takes it"
+    age_first_unpublished(world, 3)
 
     found = gaps(world, 0, 2)
 
     assert not found.missing
     assert [(each.partition, list(each.not_published)) for each in found.unpublished] == [(DAY, [span(1, 2)])]
+
+
+def test_what_an_active_run_publishes_at_its_end_is_no_gap(world: World) -> None:
+    by_hand = world.plan([hours(0, 1), hours(1, 2), hours(24, 25)], process="manual_codes", manual=True).run_id
+    first = world.slices(by_hand)[0]
+    world.load(first)
+    age_first_unpublished(world, 600)
+    found = gaps(world, 0, 2)
+    assert world.partition_row().publish_state == "idle"
+    assert (found.any, found.loading) == (False, [span(1, 2)])
+    assert [(each.partition, list(each.not_published)) for each in found.publishing] == [(DAY, [span(0, 1)])]
+
+    # The run ends before its time: nobody is to publish it any more but the sweep, which is late.
+    world.journal.runs.abort(by_hand, "enough")
+    world.rows("UPDATE public.inc_processing_partitions SET publish_state = 'idle', not_before = NULL")
+    assert [each.partition for each in gaps(world, 0, 2).unpublished] == [DAY]
+
+
+def test_an_active_run_that_publishes_nothing_at_its_end_takes_no_gap_in_hand(world: World) -> None:
+    run_id = world.plan([hours(0, 1), hours(1, 2)], publish_at_end=False).run_id
+    world.load(world.slices(run_id)[0])
+    age_first_unpublished(world, 600)
+    assert [each.partition for each in gaps(world, 0, 2).unpublished] == [DAY]
+
+
+def test_what_the_cadence_is_about_to_take_is_no_gap_until_it_is_late(world: World) -> None:
+    hourly = CadenceRules(every_minutes=60, every_slices=0, always_at_end=False)
+    run_id = world.plan([hours(0, 1)], publish_at_end=False).run_id
+    world.load_all(run_id)
+    assert world.journal.runs.finalize(run_id) == "ok"
+    for minutes, is_gap in ((0, False), (50, False), (70, True)):
+        age_first_unpublished(world, minutes)
+        assert gaps(world, 0, 1, hourly).any is is_gap, minutes
+    # By the number of steps alone nobody knows when; but before RAW has forgotten half.
+    age_first_unpublished(world, 50)
+    by_steps = CadenceRules(every_minutes=0, every_slices=6, always_at_end=False)
+    assert gaps(world, 0, 1, by_steps).any
+    assert not gaps(world, 0, 1, replace(by_steps, raw_ttl_s=2 * 3600)).any
 
 
 @pytest.fixture
@@ -151,7 +202,7 @@ def cover(world: World, every_min: int, length_min: int) -> None:
 def look(world: World) -> tuple[Gaps, float]:
     """The gaps of the ten years, and the seconds that the quickest of three answers took."""
     window = Window(at(0), at(0) + timedelta(days=DAYS))
-    journal = GapJournal(world.journal.database, CLEAN)
+    journal = GapJournal(world.journal.database, CLEAN, AT_END)
     took = []
     for _ in range(3):
         began = time.monotonic()

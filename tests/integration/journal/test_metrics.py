@@ -10,19 +10,23 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Sample
 
+from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.adapters.journal.metrics import MetricsJournal
 from etl_tasks.cli.metric_families import Limits
 from etl_tasks.cli.metrics import JournalCollector
+from etl_tasks.core.gaps import default_interval, due_window, find_gaps
 from etl_tasks.core.publishing import LoadedWindow, StageMetric
 from etl_tasks.core.records import Reject, SliceResult
+from etl_tasks.core.slicing import SlicingRules
+from etl_tasks.core.spans import seconds_of
 from etl_tasks.core.windows import halve
 from etl_tasks.errors import CountMismatch, Overloaded, QueryTimedOut, RowRejected, Unreachable
 from tests.integration.journal.test_scale import million as million
-from tests.integration.journal.world import CLEAN, DAY, LANE, MANUAL_LANE, World, at, even_windows, hours
+from tests.integration.journal.world import AT_END, CLEAN, DAY, LANE, MANUAL_LANE, World, at, even_windows, hours
 
 pytestmark = pytest.mark.integration
 
-LIMITS = Limits(step_s=600, raw_ttl_s=432_000)
+LIMITS = Limits(step_s=600, raw_ttl_s=432_000, query_lag_s=120)
 DEDUP = "codes:dedup"
 SCHEDULE = {"process": LANE, "lane": "schedule"}
 
@@ -36,7 +40,8 @@ class Served:
         self.registry.register(self.collector(shift_min))
 
     def collector(self, shift_min: int = 0) -> JournalCollector:
-        return JournalCollector(MetricsJournal(self.world.another().database, CLEAN, shift_min).read, LIMITS)
+        rules = SlicingRules(step_min=10, lag_min=2, shift_min=shift_min)
+        return JournalCollector(MetricsJournal(self.world.another().database, CLEAN, LANE, rules).read, LIMITS)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -121,9 +126,8 @@ def test_an_eventful_run_is_counted_as_it_was(world: World, served: Served) -> N
         ("etl_publish_last_duration_seconds",): 2,
         ("etl_partitions_incomplete",): 1,
         ("etl_partitions_owed",): 0,
-        # [2, 3) was not loaded, [3, 4) was.
-        ("etl_gaps",): 1,
-        ("etl_gap_seconds",): 3600,
+        # [2, 3) was not loaded, [3, 4) was, and nothing after that till now.
+        ("etl_gaps",): 2,
         ("etl_active_runs", ("process", LANE), ("status", "running")): 0,
     }
     found = {key: served.value(key[0], **dict(key[1:])) for key in expected}  # type: ignore[arg-type]
@@ -212,7 +216,11 @@ def test_what_is_active_owed_and_missing(world: World) -> None:
     world.load_publish_end([hours(0, 1)], since=at(5), until=at(6), shift_min=-300)
     world.load_publish_end([hours(2, 3)], since=at(6), until=at(8), shift_min=-300)
     assert served.value("etl_watermark_timestamp_seconds", **SCHEDULE) == at(8).timestamp()
-    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 3600)
+    # The source's [1, 2), and from 3 h on to what has to be loaded by now: all but the lag and a step.
+    assert served.value("etl_gaps") == 2
+    missing_s = served.value("etl_gap_seconds")
+    assert missing_s is not None
+    assert abs(missing_s - (3600 + time.time() - 12 * 60 - at(3).timestamp())) < 60
     run_id = world.plan([hours(3, 3.5), hours(3.5, 4)], process=MANUAL_LANE, manual=True).run_id
     first, second = world.slices(run_id)
     load(world, first, 5)
@@ -232,6 +240,76 @@ def test_what_is_active_owed_and_missing(world: World) -> None:
     assert 0 <= oldest < 60
     assert served.value("etl_lag_seconds", process=MANUAL_LANE, lane="manual") is None
     assert served.value("etl_last_run_timestamp_seconds", process=MANUAL_LANE, lane="manual") is not None
+
+
+def test_what_a_backfill_is_still_to_load_is_no_gap(world: World, served: Served) -> None:
+    """A lane of runs by hand alone: its first day is loaded, the last of it is, the rest of its windows are open."""
+    run_id = world.plan(
+        [hours(0, 1), hours(24, 25), hours(48, 49)], process=MANUAL_LANE, manual=True, in_flight=3
+    ).run_id
+    first, second, third = world.slices(run_id)
+    load(world, first, 5)
+    load(world, third, 5)
+    # [1, 24) and [25, 48) were never asked for; [24, 25) is being loaded.
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (2, 46 * 3600)
+    failing = world.must_claim(second)
+    world.journal.slices.fail(failing, RowRejected("row a"), "row a")
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 47 * 3600)
+
+
+def test_a_beginning_that_was_lost_is_a_gap(world: World, served: Served) -> None:
+    world.load_publish_end([hours(0, 1), hours(1, 2)], process=MANUAL_LANE, manual=True)
+    world.rows(
+        "UPDATE public.inc_processing_partitions SET loaded = loaded - tstzmultirange(tstzrange(%s, %s))",
+        at(0), at(0.5),
+    )  # fmt: skip
+    assert (served.value("etl_gaps"), served.value("etl_gap_seconds")) == (1, 1800)
+
+
+def test_metrics_count_the_gaps_that_the_command_lists(world: World) -> None:
+    shift_min = -300
+    rules = SlicingRules(step_min=10, lag_min=2, shift_min=shift_min)
+    world.load_publish_end([hours(0, 1)], since=at(5), until=at(6), shift_min=shift_min)
+    world.load_publish_end([hours(2, 3)], since=at(6), until=at(8), shift_min=shift_min)
+    world.plan([hours(5, 6), hours(30, 31)], process=MANUAL_LANE, manual=True, shift_min=shift_min)
+    journal = GapJournal(world.journal.database, CLEAN, AT_END)
+    covered = journal.covered()
+    assert covered is not None
+    now = world.journal.now()
+    since, until = default_interval(covered, world.journal.runs.watermark(LANE), rules, now)
+    window, _ = due_window(since, until, rules, now)
+    missing = find_gaps(window, journal.facts(window)).missing
+    assert len(missing) == 4
+
+    served = Served(world, shift_min)
+    assert served.value("etl_gaps") == 4
+    served_s = served.value("etl_gap_seconds")
+    assert served_s is not None
+    assert abs(served_s - seconds_of(missing)) < 60
+
+
+def test_runs_that_only_wait_for_a_publish_are_told_from_those_that_stand_still(world: World, served: Served) -> None:
+    def waiting() -> list[float | None]:
+        return [served.value("etl_runs_waiting_for_publish", process=each) for each in (LANE, MANUAL_LANE, DEDUP)]
+
+    scheduled = world.plan([hours(0, 1)]).run_id
+    by_hand = world.plan(
+        [hours(2, 3), hours(25, 26), hours(49, 50)], process=MANUAL_LANE, manual=True, in_flight=2
+    ).run_id
+    assert waiting() == [0, 0, None]
+    world.load_all(scheduled)
+    today, tomorrow, _ = world.slices(by_hand)
+    load(world, today, 5)
+    assert waiting() == [0, 0, None], "one publish is due, and nobody has taken it"
+    claim = world.must_claim_publish(DAY)
+    assert waiting() == [1, 0, 0], "the run by hand has something to load yet"
+    load(world, tomorrow, 5)
+    assert waiting() == [1, 1, 0], "its third day is not released: it may not load it"
+    world.expire_leases()
+    assert waiting() == [0, 0, 0], "the publisher is dead"
+    claim = world.must_claim_publish(DAY)
+    world.journal.publishes.give_back(claim, Unreachable("away"), delay_s=600, refund=False)
+    assert waiting() == [1, 1, 0], "it is tried again later"
 
 
 def test_a_publish_in_error_is_seen(world: World, served: Served) -> None:
@@ -260,18 +338,73 @@ def test_the_newest_reconcile(world: World, served: Served) -> None:
     assert served.value("etl_reconcile_timestamp_seconds") == at(40).timestamp(), "the last that compared to its end"
     world.rows("DELETE FROM public.inc_processing_reconciles WHERE status = 'error'")
     assert [served.value("etl_reconcile_result", result=each) for each in ("exact", "different", "error")] == [0, 1, 0]
-    assert served.value("etl_reconcile_differing_windows") == 2
+    assert served.value("etl_reconcile_differing_windows", mendable="true") == 2
     assert served.value("etl_reconcile_differing_rows", difference="missing") == 7
     assert served.value("etl_reconcile_differing_rows", difference="changed") == 2
+
+
+def multirange(*spans: tuple[float, float]) -> str:
+    ranges = ",".join(f"[{at(first).isoformat()},{at(last).isoformat()})" for first, last in spans)
+    return f"{{{ranges}}}"
+
+
+def test_a_difference_stands_until_a_reconcile_that_looked_at_it_finds_it_equal(world: World, served: Served) -> None:
+    def reconciled(status: str, *compared: tuple[float, float], differing: str = "{}", details: str = "{}") -> None:
+        world.rows(
+            "INSERT INTO public.inc_processing_reconciles (clean_table, since, until, by_hash, status, ended_at, "
+            "compared, differing, details) VALUES (%s, %s, %s, true, %s, clock_timestamp(), %s, %s, %s)",
+            CLEAN, at(compared[0][0]), at(compared[-1][1]), status, multirange(*compared), differing, details,
+        )  # fmt: skip
+
+    def standing() -> tuple[float | None, float | None]:
+        name = "etl_reconcile_differing_windows"
+        return served.value(name, mendable="true"), served.value(name, mendable="false")
+
+    assert standing() == (None, None)
+    gone = f'{{"beyond": [["{at(7).isoformat()}", "{at(8).isoformat()}"]]}}'
+    reconciled("different", (0, 24), differing=multirange((1, 2), (4, 5), (7, 8)), details=gone)
+    assert standing() == (2, 1), "of the third, rows are only in CLEAN"
+    reconciled("exact", (23, 24))
+    assert standing() == (2, 1), "it looked elsewhere"
+    assert served.value("etl_reconcile_result", result="exact") == 1
+    reconciled("exact", (0, 3), (6, 6.5))
+    assert standing() == (1, 1), "[4, 5) lies between what was looked at"
+    reconciled("error", (0, 24))
+    assert standing() == (1, 1)
+    reconciled("exact", (0, 24))
+    assert standing() == (0, 0)
 
 
 def test_other_clean_tables_are_not_counted(world: World) -> None:
     eventful_run(world)
     other = CollectorRegistry()
-    other.register(JournalCollector(MetricsJournal(world.another().database, "stg.other", 0).read, LIMITS))
+    other.register(
+        JournalCollector(
+            MetricsJournal(world.another().database, "stg.other", LANE, SlicingRules(step_min=10)).read, LIMITS
+        )
+    )
     assert other.get_sample_value("etl_rows_inserted_total") == 0
     assert other.get_sample_value("etl_partitions_incomplete") == 0
     assert other.get_sample_value("etl_last_run_timestamp_seconds", SCHEDULE) is None
+
+
+def test_other_processes_of_a_shared_journal_are_no_schedule_of_ours(world: World, served: Served) -> None:
+    world.load_publish_end([hours(0, 1)])
+    world.load_publish_end([hours(1, 2)], process="codes_before")
+    for name in ("other_job", MANUAL_LANE):
+        world.rows(
+            "INSERT INTO public.inc_processing (process_name, status, ts_start, ts_end) VALUES (%s, 'ok', %s, %s)",
+            name, at(0), at(1),
+        )  # fmt: skip
+    lags = {
+        (sample.labels["process"], sample.labels["lane"])
+        for family in served.registry.collect()
+        for sample in family.samples
+        if sample.name in ("etl_lag_seconds", "etl_last_run_timestamp_seconds")
+    }
+    # A row of the old system under our own name counts; one of a former PROCESS_NAME is shown and alarms nobody.
+    assert lags == {(LANE, "schedule"), (MANUAL_LANE, "manual"), (DEDUP, "publish"), ("codes_before", "other")}
+    assert served.value("etl_lag_seconds", process="codes_before", lane="other") is None
 
 
 def samples(collector: JournalCollector) -> list[Sample]:

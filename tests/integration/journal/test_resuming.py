@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from etl_tasks.core.resuming import RunRemains
+from etl_tasks.adapters.journal.asking import AskJournal
+from etl_tasks.adapters.journal.gaps import GapJournal
+from etl_tasks.core.gaps import find_gaps
+from etl_tasks.core.resuming import RunRemains, resume_plan
 from etl_tasks.core.windows import Window, halve
 from etl_tasks.errors import CountMismatch, Overloaded, RowRejected
 from tests.integration.journal.world import (
+    AT_END,
     CLEAN,
     DAY,
     LANE,
@@ -122,3 +126,23 @@ def test_a_run_that_ended_before_it_had_slices(world: World) -> None:
     planned = world.journal.runs.refuse(LANE, CLEAN, False, "no watermark yet")
     found = remains(world, planned.run_id)
     assert (found.status, found.slices, found.undone, found.reason) == ("skipped", 0, [], "no watermark yet")
+
+
+def test_what_a_rebuild_lost_again_is_left_and_gaps_tells_to_resume_what_resume_takes(world: World) -> None:
+    failed = world.plan([hours(0, 1), hours(1, 2)], process=LANE).run_id
+    first, second = world.slices(failed)
+    fail(world, first)
+    world.load(second)
+    world.publish()
+    assert world.journal.runs.finalize(failed) == "error"
+    world.load_publish_end([hours(0, 1)], process=MANUAL_LANE, manual=True)
+    assert resume_plan(remains(world, failed)) is None
+
+    AskJournal(world.journal.database, CLEAN).ask(DAY, rebuild=True, least_rows=1, lost=[hours(0, 0.5)])
+    world.publish()
+
+    found = find_gaps(hours(0, 2), GapJournal(world.journal.database, CLEAN, AT_END).facts(hours(0, 2)))
+    assert [run.run_id for run in found.runs.values()] == [failed]
+    plan = resume_plan(remains(world, failed))
+    assert plan is not None
+    assert [each.window for each in plan.slices] == [hours(0, 1)]

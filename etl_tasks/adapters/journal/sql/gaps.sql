@@ -9,11 +9,17 @@ SELECT
      ORDER BY p.partition DESC LIMIT 1) AS last;
 
 -- name: coverage_gaps
--- Of each partition in a span, what of it is not loaded and what is loaded and not published, as seconds since the epoch.
+-- Of each partition in a span, what of it is not loaded and what is loaded and not published, as seconds since the epoch;
+-- awaited: an active run has not done with it yet and is going to publish it then.
 SELECT p.partition, p.publish_state, p.not_before, p.error_kind, p.last_error, p.loaded_gen > p.published_gen AS owed,
-    l.starts, l.ends, u.starts AS owed_starts, u.ends AS owed_ends
+    p.first_unpublished_at, l.starts, l.ends, u.starts AS owed_starts, u.ends AS owed_ends,
+    p.publish_state = 'idle' AND p.loaded_gen > p.published_gen AND EXISTS (
+        SELECT 1 FROM public.inc_processing_run_partitions rp JOIN public.inc_processing r ON r.id = rp.run_id
+        WHERE rp.partition = p.partition AND rp.state <> 'done' AND r.clean_table = %(clean_table)s AND r.ts_end IS NULL
+          AND r.status IN ('planned', 'running') AND r.publish_at_end) AS awaited
 FROM (
     SELECT p.partition, p.publish_state, p.not_before, p.error_kind, p.last_error, p.loaded_gen, p.published_gen, p.loaded, p.published,
+        p.first_unpublished_at,
         tstzmultirange(tstzrange(%(window_from)s, %(window_to)s) * tstzrange(
         make_timestamptz(p.partition / 10000, p.partition / 100 %% 100, p.partition %% 100, 0, 0, 0, 'UTC'),
         make_timestamptz(p.partition / 10000, p.partition / 100 %% 100, p.partition %% 100, 0, 0, 0, 'UTC') + interval '24 h'

@@ -70,7 +70,8 @@ UPDATE public.inc_processing_slices s SET overloads = 0, rows_counted = NULL, ro
 FROM counted c WHERE s.id = c.id;
 
 -- name: metrics_processes
--- Every process of this CLEAN table (found by hopping over the index): its last run, and its last progress of late.
+-- Every process of this CLEAN table (found by hopping over the index): its last run, and its last progress of late. Rows that
+-- name no CLEAN table are the old system's, or of others who share the journal: ours are those of our own lanes.
 WITH RECURSIVE names AS (
     (SELECT r.process_name FROM public.inc_processing r ORDER BY r.process_name LIMIT 1)
     UNION ALL
@@ -81,13 +82,31 @@ SELECT n.process_name, max(l.ts_start) AS started_at,
     max(greatest(l.progress_at, l.ts_end, l.ts_start)) FILTER (WHERE l.status <> 'skipped') AS progress_at
 FROM names n CROSS JOIN LATERAL (
     SELECT * FROM public.inc_processing r WHERE r.process_name = n.process_name ORDER BY r.id DESC LIMIT %(last)s) AS l
-WHERE n.process_name IS NOT NULL AND (l.clean_table = %(clean_table)s OR l.clean_table IS NULL)
+WHERE n.process_name IS NOT NULL AND (l.clean_table = %(clean_table)s OR (l.clean_table IS NULL AND n.process_name = ANY (%(lanes)s)))
 GROUP BY n.process_name ORDER BY n.process_name;
 
 -- name: metrics_active
 -- Runs and publishes that have not ended.
 SELECT process_name, status, count(*) AS runs FROM public.inc_processing
 WHERE ts_end IS NULL AND status IN ('planned', 'running') AND clean_table = %(clean_table)s GROUP BY 1, 2;
+
+-- name: metrics_waiting_runs
+-- Active runs that have loaded all that is released to them and wait for a publish that comes by itself: one that runs under
+-- a live lease (theirs, or the one before it), or that is put off. As runs_without_progress has it, no such run is stuck.
+SELECT r.process_name, count(*) AS runs FROM public.inc_processing r
+WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
+  AND r.process_name NOT LIKE '%%:dedup' AND r.publish_at_end
+  AND NOT EXISTS (SELECT 1 FROM public.inc_processing_run_partitions l
+                  WHERE l.run_id = r.id AND l.state <> 'done' AND l.released_at IS NOT NULL AND l.open_slices > 0)
+  AND EXISTS (
+      SELECT 1 FROM public.inc_processing_run_partitions rp
+      JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
+      WHERE rp.run_id = r.id AND rp.state <> 'done' AND rp.open_slices = 0
+        AND ((p.publish_state = 'running' AND p.lease_until >= clock_timestamp())
+          OR (p.publish_state = 'due' AND (p.not_before > clock_timestamp() OR EXISTS (
+              SELECT 1 FROM public.inc_processing_partitions o
+              WHERE o.clean_table = p.clean_table AND o.publish_state = 'running' AND o.lease_until >= clock_timestamp())))))
+GROUP BY r.process_name;
 
 -- name: metrics_active_slices
 -- Their slices.
@@ -112,24 +131,9 @@ SELECT count(*) FILTER (WHERE loaded_gen > published_gen) AS owed,
               WHERE o.clean_table = %(clean_table)s AND o.loaded_gen > o.published_gen), 0) AS unpublished_s
 FROM public.inc_processing_partitions WHERE clean_table = %(clean_table)s;
 
--- name: metrics_gaps
--- What nobody has loaded between the earliest coverage (or the moment given) and the latest one or the watermark (a window
--- found lost leaves the coverage below it), in source time.
-WITH covered AS (
-    SELECT range_agg(p.loaded) AS loaded FROM public.inc_processing_partitions p
-    WHERE p.clean_table = %(clean_table)s AND NOT isempty(p.loaded)
-), asked AS (
-    SELECT loaded, greatest(lower(loaded), %(since)s::timestamptz) AS since, greatest(upper(loaded), %(until)s::timestamptz) AS until
-    FROM covered
-)
-SELECT count(r) AS gaps, coalesce(sum(extract(epoch FROM upper(r) - lower(r))), 0) AS gap_s
-FROM asked a CROSS JOIN LATERAL unnest(
-    CASE WHEN a.since < a.until THEN tstzmultirange(tstzrange(a.since, a.until)) - a.loaded ELSE '{}' END) AS r;
-
 -- name: metrics_reconcile
 -- The newest reconcile that has ended, and when the newest one ended that could compare to its end.
 SELECT r.status, r.ended_at, coalesce(r.missing, 0) AS missing, coalesce(r.extra, 0) AS extra, coalesce(r.changed, 0) AS changed,
-    (SELECT count(*) FROM unnest(r.differing)) AS differing,
     (SELECT max(c.ended_at) FROM public.inc_processing_reconciles c
      WHERE c.clean_table = %(clean_table)s AND c.status IN ('exact', 'different')) AS compared_at
 FROM public.inc_processing_reconciles r
