@@ -176,7 +176,7 @@ class _Comparison:
     def _note(self) -> None:
         if time.monotonic() - self._noted_at >= NOTE_EVERY_S:
             self._noted_at = time.monotonic()
-            self._context.journal.reconciles.note(self.reconcile_id, self.reached, len(self.findings))
+            self._context.journal.reconciles.note_progress(self.reconcile_id, self.findings, self.reached)
 
     @property
     def reached(self) -> dict[str, str]:

@@ -62,19 +62,28 @@ class ReconcileJournal:
             )
         return int(row.id)
 
-    def note(self, reconcile_id: int, details: Mapping[str, Any], windows: int | None = None) -> None:
-        """Put ``details`` beside what the row says, and how many windows have been compared."""
+    def note(self, reconcile_id: int, details: Mapping[str, Any]) -> None:
+        """Put ``details`` beside what the row says."""
         with self._database.transaction() as transaction:
-            transaction.run("note_reconcile", reconcile_id=reconcile_id, windows=windows, details=journal_json(details))
+            transaction.run("note_reconcile", reconcile_id=reconcile_id, details=journal_json(details))
+
+    def note_progress(self, reconcile_id: int, findings: Sequence[Finding], details: Mapping[str, Any]) -> None:
+        """What has been compared so far, and ``details`` beside it: what is known if the process dies."""
+        with self._database.transaction() as transaction:
+            transaction.run(
+                "note_reconcile_progress",
+                reconcile_id=reconcile_id,
+                details=journal_json(details),
+                **_compared(findings),
+            )
 
     def end(
         self, reconcile_id: int, status: str, findings: Sequence[Finding], details: Mapping[str, Any], *, by_hash: bool
     ) -> None:
-        """The row's end: ``exact``, ``different`` or ``error``, with the sums over ``findings``.
+        """The row's end: ``exact``, ``different`` or ``error``, with the windows and the sums of ``findings``.
 
         What only a comparison of the rows can tell (missing, extra, changed, repeated, unfit) stays NULL without one.
         """
-        differing = [each.window for each in findings if not each.equal]
         contents = [each.content for each in findings if each.content is not None]
         sums = {
             column: sum(getattr(each, name) for each in contents) if by_hash else None
@@ -91,13 +100,11 @@ class ReconcileJournal:
                 "end_reconcile",
                 reconcile_id=reconcile_id,
                 status=status,
-                windows=len(findings),
-                window_froms=[window.start for window in differing],
-                window_tos=[window.end for window in differing],
                 source_rows=sum(each.counts.source for each in findings),
                 raw_rows=sum(each.counts.raw for each in findings),
                 clean_rows=sum(each.counts.clean for each in findings),
                 details=journal_json(details),
+                **_compared(findings),
                 **sums,
             )
 
@@ -154,6 +161,20 @@ class ReconcileJournal:
         """Windows that a repair of the last day did not mend, which another one would not either."""
         with self._database.transaction() as transaction:
             return _windows(transaction.all("unmended_windows", clean_table=self._clean_table))
+
+
+def _compared(findings: Sequence[Finding]) -> dict[str, Any]:
+    """How many windows were compared, which instants, and which of these differ."""
+    return {
+        "windows": len(findings),
+        "compared": _multirange([each.window for each in findings]),
+        "differing": _multirange([each.window for each in findings if not each.equal]),
+    }
+
+
+def _multirange(windows: Sequence[Window]) -> str:
+    """The windows as PostgreSQL writes a tstzmultirange."""
+    return "{" + ",".join(f"[{each.start.isoformat()},{each.end.isoformat()})" for each in windows) + "}"
 
 
 def _windows(rows: Sequence[Any]) -> list[Window]:

@@ -5,16 +5,20 @@ VALUES (%(clean_table)s, %(since)s, %(until)s, %(by_hash)s, %(repairs)s, %(repai
 RETURNING id;
 
 -- name: note_reconcile
--- How far it has come, or what was begun to mend what it found.
-UPDATE public.inc_processing_reconciles SET windows = coalesce(%(windows)s, windows), details = details || %(details)s
+-- What was begun to mend what it found.
+UPDATE public.inc_processing_reconciles SET details = details || %(details)s WHERE id = %(reconcile_id)s;
+
+-- name: note_reconcile_progress
+-- How far it has come, as it stands should its process die.
+UPDATE public.inc_processing_reconciles
+SET windows = %(windows)s, compared = %(compared)s, differing = %(differing)s, details = details || %(details)s
 WHERE id = %(reconcile_id)s;
 
 -- name: end_reconcile
 -- Its end, with what it found.
 UPDATE public.inc_processing_reconciles
 SET status = %(status)s, ended_at = clock_timestamp(), windows = %(windows)s,
-    differing = coalesce((SELECT range_agg(tstzrange(w.window_from, w.window_to))
-        FROM unnest(%(window_froms)s::timestamptz[], %(window_tos)s::timestamptz[]) AS w(window_from, window_to)), '{}'),
+    compared = %(compared)s, differing = %(differing)s,
     source_rows = %(source_rows)s, raw_rows = %(raw_rows)s, clean_rows = %(clean_rows)s, missing = %(missing)s,
     extra = %(extra)s, changed = %(changed)s, repeated = %(repeated)s, unfit = %(unfit)s, details = details || %(details)s
 WHERE id = %(reconcile_id)s;
