@@ -77,6 +77,7 @@ EVENTS: Mapping[str, str] = {
     "reconcile_died": "An earlier reconcile had ended without a word; its row is closed as an error",
     "reconcile_nothing": "The schedule's reconcile found no interval to compare",
     "repair_begun": "A run by hand loads just the windows that differ, or their publishes are due",
+    "repair_under_way": "The schedule begins no repair: the run of an earlier one has not ended",
     "repair_would_not_mend": "Windows that differ and that no load can mend, such as rows that only CLEAN has",
     "run_cancelled": "Somebody ended the run by `cancel`; what it has in hand changes nothing any more",
     "inserts_not_killed": "ClickHouse did not kill the inserts of a cancelled run; they end by themselves",

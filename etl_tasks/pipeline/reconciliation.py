@@ -27,8 +27,8 @@ NOTE_EVERY_S = 10.0
 class ReconcileRequest:
     """What to compare: ``slices``, at least one, in order of time; every column of every row when ``by_hash``.
 
-    ``repairs`` is the reconcile whose windows these are, after ``repair_run_id`` has loaded them. ``details`` go into
-    the row.
+    ``repairs`` is the reconcile whose windows these are, after ``repair_run_id`` has loaded some of them: the row says
+    which. ``details`` go into the row.
     """
 
     slices: Sequence[PlannedSlice]
@@ -81,6 +81,9 @@ def reconcile(request: ReconcileRequest, context: ReconciliationContext) -> Verd
     journal, slices = context.journal.reconciles, request.slices
     span = Window(slices[0].window.start, max(each.window.end for each in slices))
     about = {**request.details, "planned_windows": len(slices), "worker": context.worker}
+    if request.repair_run_id is not None:
+        loaded = journal.loaded_by(request.repair_run_id)
+        about["loaded"] = [[each.start.isoformat(), each.end.isoformat()] for each in loaded]
     reconcile_id = journal.begin(
         span,
         by_hash=request.by_hash,

@@ -150,15 +150,26 @@ class ReconcileJournal:
         ]
 
     def repair_to_check(self) -> RepairToCheck | None:
-        """The newest repair that has ended and whose windows nobody has compared since; None when there is none."""
+        """The oldest repair that has ended and whose windows nobody has compared since; None when there is none."""
         with self._database.transaction() as transaction:
             rows = transaction.all("repair_to_check", clean_table=self._clean_table)
         if not rows:
             return None
         return RepairToCheck(int(rows[0].id), rows[0].run_id, rows[0].by_hash, _windows(rows))
 
+    def repair_under_way(self) -> int | None:
+        """The run of a repair that has not ended, or None."""
+        with self._database.transaction() as transaction:
+            row = transaction.one("repair_under_way", clean_table=self._clean_table)
+        return None if row is None else int(row.run_id)
+
+    def loaded_by(self, run_id: int) -> list[Window]:
+        """The windows that the run has loaded, disjoint and in order; none where the journal has forgotten it."""
+        with self._database.transaction() as transaction:
+            return _windows(transaction.all("windows_loaded_by_run", run_id=run_id))
+
     def unmended(self) -> list[Window]:
-        """Windows that a repair of the last day did not mend, which another one would not either."""
+        """Windows that a repair of the last day loaded and did not mend, which another one would not either."""
         with self._database.transaction() as transaction:
             return _windows(transaction.all("unmended_windows", clean_table=self._clean_table))
 
