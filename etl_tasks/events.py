@@ -63,6 +63,7 @@ EVENTS: Mapping[str, str] = {
     "lease_lost": "The journal says that another attempt owns the work",
     "lease_crashed": "A fault of ours in the renewal, with its trace; the work stops before its next write",
     "dispatch_failed": "Redis did not take a message; the sweeper sends what is due",
+    "task_expired": "Beat's plan or reconcile waited in its queue until the next one was due, and is dropped",
     "task_gave_up": "A task ended early by an error that was expected; the sweeper goes on from there",
     "swept": "What a sweep did, where it did something",
     "sweep_failed": "A sweep was broken off, mostly since the journal is away; the next one comes",
