@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn
 from etl_tasks.core.cancelling import CancelledRun
 from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResult, StageMetric
+from etl_tasks.core.reconcile_verdict import Coverage, Finding
 from etl_tasks.core.records import (
     DueSlice,
     EndedRun,
@@ -18,7 +19,7 @@ from etl_tasks.core.records import (
     OpenReconcile,
     PlannedRun,
     PublishClaim,
-    PublishState,
+    PublishProgress,
     Reject,
     RepairToCheck,
     SanitizeRules,
@@ -28,7 +29,6 @@ from etl_tasks.core.records import (
 )
 from etl_tasks.core.resuming import RunRemains
 from etl_tasks.core.states import RunStatus
-from etl_tasks.core.verdict import Coverage, Finding
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import NewerPublish
 
@@ -236,8 +236,8 @@ class ReconcileJournal(Protocol):
         self, reconcile_id: int, status: str, findings: Sequence[Finding], details: Mapping[str, Any], *, by_hash: bool
     ) -> None: ...
     def coverage(self, span: Window) -> Coverage: ...
-    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishState]: ...
-    def publish_states(self, partitions: Sequence[int]) -> list[PublishState]: ...
+    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishProgress]: ...
+    def publish_states(self, partitions: Sequence[int]) -> list[PublishProgress]: ...
     def repair_to_check(self) -> RepairToCheck | None: ...
     def repair_under_way(self) -> int | None: ...
     def loaded_by(self, run_id: int) -> list[Window]: ...

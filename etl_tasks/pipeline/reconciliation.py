@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
+from etl_tasks.core.reconcile_verdict import Finding, Verdict, judge
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.verdict import Finding, Verdict, judge
 from etl_tasks.core.windows import Window, subtract
 from etl_tasks.errors import EtlError, TransientError
 from etl_tasks.pipeline.ports import Journal

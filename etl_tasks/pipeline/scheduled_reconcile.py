@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import structlog
 
+from etl_tasks.core.reconcile_verdict import Verdict, grid_slices, last_interval, repair_work
 from etl_tasks.core.slicing import plan_slices
-from etl_tasks.core.verdict import Verdict, grid_slices, last_interval, repair_work
 from etl_tasks.errors import TransientError
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.reconciliation import ReconcileRequest, ReconciliationContext, alone, reconcile

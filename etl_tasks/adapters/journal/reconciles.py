@@ -9,8 +9,8 @@ from typing import Any
 from etl_tasks.adapters.journal.database import Database
 from etl_tasks.adapters.journal.lock import ReconcileLock
 from etl_tasks.adapters.journal.text import journal_json
-from etl_tasks.core.records import OpenReconcile, PublishState, RepairToCheck
-from etl_tasks.core.verdict import Coverage, Finding
+from etl_tasks.core.reconcile_verdict import Coverage, Finding
+from etl_tasks.core.records import OpenReconcile, PublishProgress, RepairToCheck
 from etl_tasks.core.windows import Window, partition_of
 
 
@@ -122,7 +122,7 @@ class ReconcileJournal:
             owed = transaction.all("owed_windows", **asked)
         return Coverage(_windows(loaded), _windows(owed))
 
-    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishState]:
+    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishProgress]:
         """Make due now what is loaded and not published of the partitions, a publish in error too; how they stand.
 
         One that backs off after a failure keeps its moment, one that is published right now is offered again at its
@@ -138,12 +138,12 @@ class ReconcileJournal:
                 )
         return self.publish_states(partitions)
 
-    def publish_states(self, partitions: Sequence[int]) -> list[PublishState]:
+    def publish_states(self, partitions: Sequence[int]) -> list[PublishProgress]:
         """How far the publishes of the partitions are, in order."""
         with self._database.transaction() as transaction:
             rows = transaction.all("publish_states", clean_table=self._clean_table, partitions=list(partitions))
         return [
-            PublishState(
+            PublishProgress(
                 row.partition, int(row.loaded_gen), int(row.published_gen), row.publish_state, row.waits, row.last_error
             )
             for row in rows

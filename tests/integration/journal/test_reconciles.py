@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from etl_tasks.adapters.journal import Journal, JournalConfig
-from etl_tasks.core.records import PublishState
+from etl_tasks.core.reconcile_verdict import Cause
+from etl_tasks.core.records import PublishProgress
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.verdict import Cause
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError, Unreachable
 from etl_tasks.pipeline.reconcile import ReconcileContext
@@ -211,7 +211,10 @@ def test_a_publish_in_error_or_put_off_becomes_due_now_and_none_that_is_not_owed
 
     states = world.journal.reconciles.owe_publishes([DAY, DAY + 1])
 
-    assert states == [PublishState(DAY, 1, 0, "due", False, "x"), PublishState(DAY + 1, 1, 1, "idle", False, None)]
+    assert states == [
+        PublishProgress(DAY, 1, 0, "due", False, "x"),
+        PublishProgress(DAY + 1, 1, 1, "idle", False, None),
+    ]
     assert world.partition_row().spent == 0
 
 
