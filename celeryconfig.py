@@ -37,8 +37,8 @@ task_routes = {
     "etl_tasks.sweep": {"queue": "plan"},
     "etl_tasks.extract_load_slice": {"queue": "extract"},
     "etl_tasks.dedup_publish": {"queue": "publish"},
-    # It reads the source beside the schedule, as runs by hand do, and takes as long.
-    "etl_tasks.reconcile": {"queue": "backfill"},
+    # It takes as long as a slice may. Behind a backfill's slices it would expire in the queue.
+    "etl_tasks.reconcile": {"queue": "extract"},
 }
 
 task_soft_time_limit = _settings.task_soft_time_limit_min * 60
@@ -94,5 +94,5 @@ if _settings.reconcile_every_minutes:
     beat_schedule["reconcile"] = {
         "task": "etl_tasks.reconcile",
         "schedule": _settings.reconcile_every_minutes * 60.0,
-        "options": {"queue": "backfill", "expires": _settings.reconcile_every_minutes * 60.0},
+        "options": {"queue": "extract", "expires": _settings.reconcile_every_minutes * 60.0},
     }

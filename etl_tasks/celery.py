@@ -110,6 +110,12 @@ def _forget_task(**_: Any) -> None:
     clear_log_context()
 
 
+@signals.task_revoked.connect
+def _say_expired(sender: Any, request: Any, expired: bool, **_: Any) -> None:
+    if expired:
+        log.warning("task_expired", name=sender.name, task=request.id, expired_at=request.expires)
+
+
 @signals.worker_shutting_down.connect
 def _tell_children(**_: Any) -> None:
     stop.set()

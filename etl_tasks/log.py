@@ -13,8 +13,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -120,21 +119,6 @@ def get_logger(name: str = PACKAGE) -> structlog.stdlib.BoundLogger:
     """The logger of a module; the first argument of its methods is the event's name, everything else comes by key."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
-
-
-@contextmanager
-def log_context(
-    *,
-    run: int | None = None,
-    slice: int | None = None,
-    attempt: int | None = None,
-    partition: int | None = None,
-    task: str | None = None,
-) -> Iterator[None]:
-    """Put these ids on every line logged inside the block (those that are given); what was bound before comes back."""
-    ids = {"run": run, "slice": slice, "attempt": attempt, "partition": partition, "task": task}
-    with structlog.contextvars.bound_contextvars(**{key: value for key, value in ids.items() if value is not None}):
-        yield
 
 
 def clear_log_context() -> None:

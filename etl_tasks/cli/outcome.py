@@ -10,17 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from etl_tasks.cli.tables import plain_table
 from etl_tasks.cli.texts import count_of, iso, number, short_time, wide_console
+from etl_tasks.core.reconcile_verdict import Cause, Finding, Verdict
 from etl_tasks.core.reconciling import Example, WindowContent, WindowCounts
 from etl_tasks.core.slicing import SlicePlan
-from etl_tasks.core.verdict import Cause, Finding, Verdict
 from etl_tasks.core.windows import Window
 
 MOST_WINDOWS = 20
 MOST_COLUMNS = 6
 EDGES = ("window from (UTC)", "to")
 WHY = "why"
-TEXTS = (WHY, "before", "after")
+_TOTALS = ("slices", "source", "RAW", "CLEAN_ALL", "slices whose counts differ")
+_COUNTS = ("source", "RAW", "CLEAN_ALL", "CLEAN - source")
+_CONTENTS = ("keys", "missing", "extra", "differing", "repeated", "unfit")
 _MOST_OF_A_VALUE = 80
 
 
@@ -110,7 +113,7 @@ def _remarks(verdict: Verdict) -> list[str]:
 
 
 def _totals(counts: Sequence[WindowCounts]) -> Table:
-    table = plain_table("slices", "source", "RAW", "CLEAN_ALL", "slices whose counts differ")
+    table = plain_table(*_TOTALS, numeric=_TOTALS)
     table.add_row(
         number(len(counts)),
         number(sum(each.source for each in counts)),
@@ -122,7 +125,7 @@ def _totals(counts: Sequence[WindowCounts]) -> Table:
 
 
 def _print_counts(console: Console, unequal: Sequence[Finding]) -> None:
-    table = plain_table(*EDGES, "source", "RAW", "CLEAN_ALL", "CLEAN - source", WHY)
+    table = plain_table(*EDGES, *_COUNTS, WHY, numeric=_COUNTS)
     for each in unequal[:MOST_WINDOWS]:
         counts = each.counts
         raw = "forgotten" if each.raw_forgot else number(counts.raw)
@@ -133,7 +136,7 @@ def _print_counts(console: Console, unequal: Sequence[Finding]) -> None:
 
 
 def _print_contents(console: Console, wrong: Sequence[Finding]) -> None:
-    table = plain_table(*EDGES, "keys", "missing", "extra", "differing", "repeated", "unfit", WHY)
+    table = plain_table(*EDGES, *_CONTENTS, WHY, numeric=_CONTENTS)
     for each, content in _contents(wrong[:MOST_WINDOWS]):
         numbers = (
             content.source_keys, content.missing, content.extra, content.differing, content.repeated, content.unfit
@@ -158,14 +161,6 @@ def edges(window: Window) -> tuple[str, str]:
 def _print_rest(console: Console, windows: Sequence[object]) -> None:
     if len(windows) > MOST_WINDOWS:
         console.print(f"and {len(windows) - MOST_WINDOWS} slices more: --json lists them all")
-
-
-def plain_table(*titles: str) -> Table:
-    """A table without lines: edges of windows and texts to the left, numbers to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, justify="left" if title in (*EDGES, *TEXTS) else "right")
-    return table
 
 
 def example_text(example: Example) -> str:

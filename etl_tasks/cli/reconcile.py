@@ -18,8 +18,8 @@ from etl_tasks.cli.assembly import interval_options, open_wiring, read_interval,
 from etl_tasks.cli.outcome import Outcome, as_dict, print_outcome
 from etl_tasks.cli.repair import print_repaired, repair, repaired_as_dict
 from etl_tasks.config import mask_secrets
+from etl_tasks.core.reconcile_verdict import Finding, Verdict, last_interval
 from etl_tasks.core.slicing import plan_slices
-from etl_tasks.core.verdict import Finding, Verdict, last_interval
 from etl_tasks.errors import EtlError, UsageError
 from etl_tasks.pipeline.reconciliation import ReconcileRequest, alone, reconcile
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etl_tasks.cli.following import IDLE_S, POLL_S, WORKER_COMMAND
-from etl_tasks.cli.outcome import CAUSES, EDGES, MOST_WINDOWS, edges, plain_table, print_verdict, verdict_as_dict
+from etl_tasks.cli.outcome import CAUSES, EDGES, MOST_WINDOWS, edges, print_verdict, verdict_as_dict
 from etl_tasks.cli.run import FAILED, follow_to_end
+from etl_tasks.cli.tables import plain_table
 from etl_tasks.cli.texts import count_of, first_line, wide_console
+from etl_tasks.core.reconcile_verdict import Finding, Verdict, repair_work
 from etl_tasks.core.states import RunStatus, process_for
-from etl_tasks.core.verdict import Finding, Verdict, repair_work
 from etl_tasks.core.windows import Window
 from etl_tasks.pipeline.reconciliation import ReconcileRequest
 from etl_tasks.pipeline.repair import begin_repair
 
 if TYPE_CHECKING:
-    from etl_tasks.core.records import PlannedRun, PublishState
+    from etl_tasks.core.records import PlannedRun, PublishProgress
     from etl_tasks.pipeline.ports import ReconcileJournal
     from etl_tasks.wiring import Wiring
 
@@ -102,12 +103,12 @@ def _follow_run(planned: PlannedRun, process: str, wiring: Wiring) -> None:
             raise
 
 
-def _follow_publishes(due: Sequence[PublishState], journal: ReconcileJournal) -> None:
+def _follow_publishes(due: Sequence[PublishProgress], journal: ReconcileJournal) -> None:
     """Wait until each has published what was loaded when it became due, or has ended in error."""
     days = ", ".join(str(each.partition) for each in due)
     click.echo(f"repair: {count_of(len(due), 'publish', 'publishes')} of what is loaded already: {days}")
     wanted = {each.partition: each.loaded_gen for each in due}
-    shown: Sequence[PublishState] = ()
+    shown: Sequence[PublishProgress] = ()
     changed_at, told = time.monotonic(), False
     with _left_to_workers():
         while wanted:

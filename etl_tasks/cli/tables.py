@@ -1,4 +1,4 @@
-"""The tables of ``status``: no lines, numbers to the right, words that must be read whole never folded."""
+"""The tables of all commands: no lines, numbers to the right, words that must be read whole never folded."""
 
 from __future__ import annotations
 

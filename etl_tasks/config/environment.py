@@ -31,7 +31,7 @@ OLD_NAMES: Mapping[str, str] = {
 _OUR_PREFIXES = (
     "PHX_", "PHOENIX_", "PQS_", "CH_", "HBASE_", "PUBLISH_", "SANITIZE_", "OVERLOAD_", "JOURNAL_", "PG_",
     "REDIS_", "STEP_", "LEASE_", "MAIN_", "MAX_", "SLICE_", "RESEND_", "SWEEP_", "PARTITIONS_", "TASK_",
-    "BUSINESS_", "SOURCE_", "PROCESS_", "VISIBILITY_", "ALWAYS_", "LOG_",
+    "BUSINESS_", "SOURCE_", "PROCESS_", "VISIBILITY_", "ALWAYS_", "LOG_", "RECONCILE_", "FLOWER_",
 )  # fmt: skip
 _CLOSE = 0.8
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

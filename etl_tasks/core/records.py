@@ -158,8 +158,8 @@ class OpenReconcile:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishState:
-    """How far a partition's publish is; ``waits``: it is due, but later."""
+class PublishProgress:
+    """How far a partition's publish is; ``state`` is a ``PublishState``, ``waits``: it is due, but later."""
 
     partition: int
     loaded_gen: int

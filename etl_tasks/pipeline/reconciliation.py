@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
+from etl_tasks.core.reconcile_verdict import Finding, Verdict, judge
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.verdict import Finding, Verdict, judge
 from etl_tasks.core.windows import Window, subtract
 from etl_tasks.errors import EtlError, TransientError
 from etl_tasks.pipeline.ports import Journal
@@ -27,8 +27,8 @@ NOTE_EVERY_S = 10.0
 class ReconcileRequest:
     """What to compare: ``slices``, at least one, in order of time; every column of every row when ``by_hash``.
 
-    ``repairs`` is the reconcile whose windows these are, after ``repair_run_id`` has loaded them. ``details`` go into
-    the row.
+    ``repairs`` is the reconcile whose windows these are, after ``repair_run_id`` has loaded some of them: the row says
+    which. ``details`` go into the row.
     """
 
     slices: Sequence[PlannedSlice]
@@ -81,6 +81,9 @@ def reconcile(request: ReconcileRequest, context: ReconciliationContext) -> Verd
     journal, slices = context.journal.reconciles, request.slices
     span = Window(slices[0].window.start, max(each.window.end for each in slices))
     about = {**request.details, "planned_windows": len(slices), "worker": context.worker}
+    if request.repair_run_id is not None:
+        loaded = journal.loaded_by(request.repair_run_id)
+        about["loaded"] = [[each.start.isoformat(), each.end.isoformat()] for each in loaded]
     reconcile_id = journal.begin(
         span,
         by_hash=request.by_hash,
@@ -176,7 +179,7 @@ class _Comparison:
     def _note(self) -> None:
         if time.monotonic() - self._noted_at >= NOTE_EVERY_S:
             self._noted_at = time.monotonic()
-            self._context.journal.reconciles.note(self.reconcile_id, self.reached, len(self.findings))
+            self._context.journal.reconciles.note_progress(self.reconcile_id, self.findings, self.reached)
 
     @property
     def reached(self) -> dict[str, str]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from etl_tasks.core.records import PlannedRun, PublishState
+from etl_tasks.core.reconcile_verdict import RepairWork
+from etl_tasks.core.records import PlannedRun, PublishProgress
 from etl_tasks.core.resuming import exact_plan
 from etl_tasks.core.slicing import PlannedSlice
 from etl_tasks.core.states import RunStatus
-from etl_tasks.core.verdict import RepairWork
 from etl_tasks.pipeline.plan import PlanContext, Planning, end_stale_runs, submit_plan
 from etl_tasks.pipeline.tell import send_publishes
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class Repair:
     """What was begun: the publishes made due, as they stood then, and the run (None: no window is to be loaded)."""
 
-    publishes: Sequence[PublishState]
+    publishes: Sequence[PublishProgress]
     run: PlannedRun | None
 
 

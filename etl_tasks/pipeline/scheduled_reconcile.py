@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import structlog
 
+from etl_tasks.core.reconcile_verdict import Verdict, grid_slices, last_interval, repair_work
 from etl_tasks.core.slicing import plan_slices
-from etl_tasks.core.verdict import Verdict, grid_slices, last_interval, repair_work
 from etl_tasks.errors import TransientError
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.reconciliation import ReconcileRequest, ReconciliationContext, alone, reconcile
@@ -40,12 +40,13 @@ def reconcile_on_schedule(context: ScheduledReconcileContext) -> int | None:
     """The id of the reconcile, None where there was nothing to compare.
 
     A repair is begun and left to the workers, this one's slot among them: the next reconcile looks at its windows
-    first. What a repair did not mend is not tried again for a day. Raises UsageError without a watermark,
+    first, and none is begun while one is under way. What a repair loaded and did not mend is not tried again for a day;
+    what it did not come to load is. Raises UsageError without a watermark,
     TransientError where another reconcile is under way, and as ``reconcile``.
     """
     reconciling = replace(context.reconciling, check=_deadline(context))
     with alone(reconciling):
-        _look_at_repair(context, reconciling)
+        _look_at_repairs(context, reconciling)
         since, until = last_interval(
             context.planning.journal.runs.watermark(context.planning.process_name),
             context.last,
@@ -76,18 +77,22 @@ def _deadline(context: ScheduledReconcileContext) -> Callable[[], None]:
     return check
 
 
-def _look_at_repair(context: ScheduledReconcileContext, reconciling: ReconciliationContext) -> None:
-    repaired = reconciling.journal.reconciles.repair_to_check()
-    if repaired is None:
-        return
-    slices = grid_slices(repaired.windows, context.planning.rules, reconciling.journal.now())
-    reconcile(
-        ReconcileRequest(slices, repaired.by_hash, repaired.reconcile_id, repaired.run_id, BY_SCHEDULE), reconciling
-    )
+def _look_at_repairs(context: ScheduledReconcileContext, reconciling: ReconciliationContext) -> None:
+    while (repaired := reconciling.journal.reconciles.repair_to_check()) is not None:
+        slices = grid_slices(repaired.windows, context.planning.rules, reconciling.journal.now())
+        reconcile(
+            ReconcileRequest(slices, repaired.by_hash, repaired.reconcile_id, repaired.run_id, BY_SCHEDULE), reconciling
+        )
 
 
 def _repair(verdict: Verdict, context: ScheduledReconcileContext) -> None:
-    work = repair_work(verdict.findings, context.planning.journal.reconciles.unmended())
+    reconciles = context.planning.journal.reconciles
+    under_way = reconciles.repair_under_way()
+    if under_way is not None:
+        # What differs now may be what it is about to load.
+        log.info("repair_under_way", reconcile=verdict.reconcile_id, run=under_way)
+        return
+    work = repair_work(verdict.findings, reconciles.unmended())
     if work:
         begin_repair(verdict.reconcile_id, work, context.planning)
     if work.beyond:

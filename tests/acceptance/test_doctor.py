@@ -14,7 +14,8 @@ from devstack.deployment import Deployment, iso, midnight, ms, named_settings
 from devstack.oracle import Rows
 from devstack.stack import Stack
 from devstack.worker import Worker, beat_command
-from tests.acceptance.doctor_faults import FAULTS, Fault
+from tests.acceptance.doctor_faults import Fault
+from tests.acceptance.doctor_faults_clickhouse import FAULTS
 
 SINCE, UNTIL = midnight(1), midnight(1) + timedelta(hours=6)
 

@@ -112,7 +112,7 @@ def test_the_configuration_in_force(deployment: Deployment) -> None:
         "sweep": "plan",
         "extract_load_slice": "extract",
         "dedup_publish": "publish",
-        "reconcile": "backfill",
+        "reconcile": "extract",
     }
 
 
@@ -122,7 +122,22 @@ def test_beat_has_a_reconcile_only_where_it_is_asked_for(deployment: Deployment)
         "print(json.dumps([e['task'], e['schedule'], e['options']]))"
     )
     found = json.loads(python(deployment, code, RECONCILE_EVERY_MINUTES="90"))
-    assert found == ["etl_tasks.reconcile", 5400.0, {"queue": "backfill", "expires": 5400.0}]
+    assert found == ["etl_tasks.reconcile", 5400.0, {"queue": "extract", "expires": 5400.0}], (
+        "a queue that no backfill fills"
+    )
+
+
+def test_what_waited_in_its_queue_for_too_long_is_said(deployment: Deployment, worker: Worker) -> None:
+    code = (
+        "from datetime import UTC, datetime; from etl_tasks.celery import app\n"
+        "print(app.send_task('etl_tasks.reconcile', expires=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)).id)"
+    )
+    task_id = python(deployment, code).strip()
+    wait_for(lambda: "task_expired" in log_of(worker), "the worker says that it drops the message", worker)
+    (line,) = [each for each in log_of(worker).splitlines() if "task_expired" in each]
+    assert "name=etl_tasks.reconcile" in line
+    assert f"task={task_id}" in line
+    assert "expired_at=2026-01-02T03:04:05+00:00" in line
 
 
 def test_a_ladder_of_time_outs_that_cannot_hold_is_refused_at_start(deployment: Deployment) -> None:

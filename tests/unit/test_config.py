@@ -248,10 +248,18 @@ class TestOldNames:
             ("PHX_FETCH_SIZE", "PHX_FETCHMANY_SIZE"),
             ("PHX_LAG_MINUTES", "PHX_QUERY_LAG_MINUTES"),
             ("PUBLISH_EVERY_SLICE", "PUBLISH_EVERY_SLICES"),
+            ("RECONCILE_EVERY_MIN", "RECONCILE_EVERY_MINUTES"),
         ],
     )
     def test_near_misses_are_said(self, name: str, near: str) -> None:
         assert load_settings({name: "1"}).warnings == [f"{name} (environment) is no setting; did you mean {near}?"]
+
+    @pytest.mark.parametrize("name", sorted(Settings.model_fields))
+    def test_a_slip_in_any_setting_is_said(self, name: str) -> None:
+        slip = f"{name.upper()}X"
+        assert load_settings({slip: "1"}).warnings == [
+            f"{slip} (environment) is no setting; did you mean {name.upper()}?"
+        ]
 
     @pytest.mark.parametrize(
         "name", ["CH_PORT_9000_TCP", "PATH", "STEP_FUNCTIONS_ARN", "PG_COLOR", "PHX_SOMETHING_ELSE", "CHARSET"]

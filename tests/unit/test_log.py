@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from etl_tasks.errors import UsageError
 from etl_tasks.log import (
@@ -21,7 +22,6 @@ from etl_tasks.log import (
     clear_log_context,
     configure_logging,
     get_logger,
-    log_context,
     log_dying_threads,
     write_json_line,
 )
@@ -72,8 +72,8 @@ def test_a_line_of_ours() -> None:
 
 def test_ids_are_on_every_line_inside_the_block_and_gone_after_it() -> None:
     lines = Lines()
-    with log_context(run=7, partition=20250808):
-        with log_context(slice=3, attempt=2, task="t-1"):
+    with bound_contextvars(run=7, partition=20250808):
+        with bound_contextvars(slice=3, attempt=2, task="t-1"):
             get_logger().info("claimed")
             logging.getLogger("celery.worker.consumer").info("Task %s received", "x")
         get_logger().info("between")
@@ -91,7 +91,7 @@ def test_with_a_process_every_line_says_whose_it_is_and_no_run_is_put_into_the_w
     stream = io.StringIO()
     configure_logging("INFO", "json", stream, process="codes")
     get_logger().info("swept", slices_sent=2)
-    with log_context(run=7):
+    with bound_contextvars(run=7):
         get_logger().info("run_ended")
         get_logger().info("run_ended", process="manual_codes")
     logging.getLogger("celery.beat").info("beat: Starting...")
@@ -223,7 +223,7 @@ def test_warnings_of_python_are_logged() -> None:
 def test_the_console_form_is_for_people() -> None:
     stream = io.StringIO()
     configure_logging("INFO", "console", stream)
-    with log_context(run=7):
+    with bound_contextvars(run=7):
         get_logger().info("slice_done", rows=5)
         logging.getLogger("celery").info("Task received")
     ours, theirs = stream.getvalue().splitlines()

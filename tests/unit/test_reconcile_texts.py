@@ -8,9 +8,9 @@ import pytest
 
 from etl_tasks.cli.outcome import CAUSES, cause_lines, example_text
 from etl_tasks.cli.repair import finding_text
+from etl_tasks.core.reconcile_verdict import Cause, Finding, Verdict
 from etl_tasks.core.reconciling import Example, WindowContent, WindowCounts
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.verdict import Cause, Finding, Verdict
 from etl_tasks.core.windows import Window
 
 NOON = datetime(2025, 8, 8, 12, tzinfo=UTC)

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl_tasks.core.reconciling import WindowContent, WindowCounts
-from etl_tasks.core.slicing import PlannedSlice, SlicingRules
-from etl_tasks.core.verdict import (
+from etl_tasks.core.reconcile_verdict import (
     Cause,
     Coverage,
     Finding,
@@ -21,6 +19,8 @@ from etl_tasks.core.verdict import (
     repair_work,
     touches,
 )
+from etl_tasks.core.reconciling import WindowContent, WindowCounts
+from etl_tasks.core.slicing import PlannedSlice, SlicingRules
 from etl_tasks.core.windows import Window, merge, subtract
 from etl_tasks.errors import UsageError
 

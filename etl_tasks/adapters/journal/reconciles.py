@@ -9,8 +9,8 @@ from typing import Any
 from etl_tasks.adapters.journal.database import Database
 from etl_tasks.adapters.journal.lock import ReconcileLock
 from etl_tasks.adapters.journal.text import journal_json
-from etl_tasks.core.records import OpenReconcile, PublishState, RepairToCheck
-from etl_tasks.core.verdict import Coverage, Finding
+from etl_tasks.core.reconcile_verdict import Coverage, Finding
+from etl_tasks.core.records import OpenReconcile, PublishProgress, RepairToCheck
 from etl_tasks.core.windows import Window, partition_of
 
 
@@ -62,19 +62,28 @@ class ReconcileJournal:
             )
         return int(row.id)
 
-    def note(self, reconcile_id: int, details: Mapping[str, Any], windows: int | None = None) -> None:
-        """Put ``details`` beside what the row says, and how many windows have been compared."""
+    def note(self, reconcile_id: int, details: Mapping[str, Any]) -> None:
+        """Put ``details`` beside what the row says."""
         with self._database.transaction() as transaction:
-            transaction.run("note_reconcile", reconcile_id=reconcile_id, windows=windows, details=journal_json(details))
+            transaction.run("note_reconcile", reconcile_id=reconcile_id, details=journal_json(details))
+
+    def note_progress(self, reconcile_id: int, findings: Sequence[Finding], details: Mapping[str, Any]) -> None:
+        """What has been compared so far, and ``details`` beside it: what is known if the process dies."""
+        with self._database.transaction() as transaction:
+            transaction.run(
+                "note_reconcile_progress",
+                reconcile_id=reconcile_id,
+                details=journal_json(details),
+                **_compared(findings),
+            )
 
     def end(
         self, reconcile_id: int, status: str, findings: Sequence[Finding], details: Mapping[str, Any], *, by_hash: bool
     ) -> None:
-        """The row's end: ``exact``, ``different`` or ``error``, with the sums over ``findings``.
+        """The row's end: ``exact``, ``different`` or ``error``, with the windows and the sums of ``findings``.
 
         What only a comparison of the rows can tell (missing, extra, changed, repeated, unfit) stays NULL without one.
         """
-        differing = [each.window for each in findings if not each.equal]
         contents = [each.content for each in findings if each.content is not None]
         sums = {
             column: sum(getattr(each, name) for each in contents) if by_hash else None
@@ -91,13 +100,11 @@ class ReconcileJournal:
                 "end_reconcile",
                 reconcile_id=reconcile_id,
                 status=status,
-                windows=len(findings),
-                window_froms=[window.start for window in differing],
-                window_tos=[window.end for window in differing],
                 source_rows=sum(each.counts.source for each in findings),
                 raw_rows=sum(each.counts.raw for each in findings),
                 clean_rows=sum(each.counts.clean for each in findings),
                 details=journal_json(details),
+                **_compared(findings),
                 **sums,
             )
 
@@ -115,7 +122,7 @@ class ReconcileJournal:
             owed = transaction.all("owed_windows", **asked)
         return Coverage(_windows(loaded), _windows(owed))
 
-    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishState]:
+    def owe_publishes(self, partitions: Sequence[int]) -> list[PublishProgress]:
         """Make due now what is loaded and not published of the partitions, a publish in error too; how they stand.
 
         One that backs off after a failure keeps its moment, one that is published right now is offered again at its
@@ -131,29 +138,54 @@ class ReconcileJournal:
                 )
         return self.publish_states(partitions)
 
-    def publish_states(self, partitions: Sequence[int]) -> list[PublishState]:
+    def publish_states(self, partitions: Sequence[int]) -> list[PublishProgress]:
         """How far the publishes of the partitions are, in order."""
         with self._database.transaction() as transaction:
             rows = transaction.all("publish_states", clean_table=self._clean_table, partitions=list(partitions))
         return [
-            PublishState(
+            PublishProgress(
                 row.partition, int(row.loaded_gen), int(row.published_gen), row.publish_state, row.waits, row.last_error
             )
             for row in rows
         ]
 
     def repair_to_check(self) -> RepairToCheck | None:
-        """The newest repair that has ended and whose windows nobody has compared since; None when there is none."""
+        """The oldest repair that has ended and whose windows nobody has compared since; None when there is none."""
         with self._database.transaction() as transaction:
             rows = transaction.all("repair_to_check", clean_table=self._clean_table)
         if not rows:
             return None
         return RepairToCheck(int(rows[0].id), rows[0].run_id, rows[0].by_hash, _windows(rows))
 
+    def repair_under_way(self) -> int | None:
+        """The run of a repair that has not ended, or None."""
+        with self._database.transaction() as transaction:
+            row = transaction.one("repair_under_way", clean_table=self._clean_table)
+        return None if row is None else int(row.run_id)
+
+    def loaded_by(self, run_id: int) -> list[Window]:
+        """The windows that the run has loaded, disjoint and in order; none where the journal has forgotten it."""
+        with self._database.transaction() as transaction:
+            return _windows(transaction.all("windows_loaded_by_run", run_id=run_id))
+
     def unmended(self) -> list[Window]:
-        """Windows that a repair of the last day did not mend, which another one would not either."""
+        """Windows that a repair of the last day loaded and did not mend, which another one would not either."""
         with self._database.transaction() as transaction:
             return _windows(transaction.all("unmended_windows", clean_table=self._clean_table))
+
+
+def _compared(findings: Sequence[Finding]) -> dict[str, Any]:
+    """How many windows were compared, which instants, and which of these differ."""
+    return {
+        "windows": len(findings),
+        "compared": _multirange([each.window for each in findings]),
+        "differing": _multirange([each.window for each in findings if not each.equal]),
+    }
+
+
+def _multirange(windows: Sequence[Window]) -> str:
+    """The windows as PostgreSQL writes a tstzmultirange."""
+    return "{" + ",".join(f"[{each.start.isoformat()},{each.end.isoformat()})" for each in windows) + "}"
 
 
 def _windows(rows: Sequence[Any]) -> list[Window]:

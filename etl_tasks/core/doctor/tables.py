@@ -263,12 +263,12 @@ def old_job_opinion(
 ) -> Opinion:
     """Whether somebody else writes: versions newer than any that we gave, statements of others, old journal rows.
 
-    ``ours_ms`` is the newest version that we gave. A statement or two of others, and nothing else, may have been
-    somebody's by hand: a warning.
+    ``ours_ms`` is the newest version that we gave, read after ``versions``: what is loaded meanwhile is ours. A
+    statement or two of others, and nothing else, may have been somebody's by hand: a warning.
     """
-    ahead = [each for each in versions if each.rows_after]
+    ahead = [each for each in versions if (each.version_ms or 0) > ours_ms]
     said = [
-        f"{each.rows_after:,} rows of {each.table} on {each.host} are newer than any version we gave "
+        f"up to {each.rows_after:,} rows of {each.table} on {each.host} are newer than any version we gave "
         f"({_moment(each.version_ms or 0)}, ours {_moment(ours_ms)})"
         for each in ahead
     ]

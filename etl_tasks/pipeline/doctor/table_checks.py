@@ -154,18 +154,18 @@ def read_path_opinion(context: DoctorContext) -> Opinion:
 
 def old_job_opinion(context: DoctorContext) -> Opinion:
     """Whoever else writes into RAW, CLEAN or the journal."""
-    ours_ms = context.ask.journal.newest_version_ms(context.clean_table)
-    if ours_ms is None:
-        # Nothing was loaded yet, and whatever is there is the old job's: only what comes now is a sign that it lives.
-        before = context.now - 2 * timedelta(minutes=context.settings.step_min)
-        ours_ms = int(before.timestamp() * 1000)
+    given = context.ask.journal.newest_version_ms
+    # Where nothing was loaded yet, whatever is there is the old job's: only what comes now is a sign that it lives.
+    lately = context.now - 2 * timedelta(minutes=context.settings.step_min)
+    before_ms = given(context.clean_table) or int(lately.timestamp() * 1000)
+    versions = context.ask.clickhouse.versions_after(before_ms)
+    # Asked again, after ClickHouse: what the workers have loaded meanwhile has a version of ours too.
+    ours_ms = max(before_ms, given(context.clean_table) or 0)
     try:
         inserts = context.ask.clickhouse.strange_inserts()
         log_note = ""
     except EtlError as error:
         # Without the right to read it, or switched off: the other signs remain.
         inserts, log_note = [], f" (system.query_log could not be read: {error})"
-    opinion = tables.old_job_opinion(
-        context.ask.clickhouse.versions_after(ours_ms), ours_ms, inserts, context.ask.journal.old_rows()
-    )
+    opinion = tables.old_job_opinion(versions, ours_ms, inserts, context.ask.journal.old_rows())
     return Opinion(opinion.verdict, opinion.found + log_note, opinion.cure)

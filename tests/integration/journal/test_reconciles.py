@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from etl_tasks.adapters.journal import Journal, JournalConfig
-from etl_tasks.core.records import PublishState
+from etl_tasks.core.reconcile_verdict import Cause
+from etl_tasks.core.records import PublishProgress
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.verdict import Cause
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import TransientError, Unreachable
 from etl_tasks.pipeline.reconcile import ReconcileContext
@@ -54,11 +54,19 @@ def reconciles(world: World) -> list[Any]:
     return world.rows("SELECT * FROM public.inc_processing_reconciles ORDER BY id")
 
 
-def differing(world: World) -> list[Window]:
+def windows_in(world: World, column: str) -> list[Window]:
     rows = world.rows(
-        "SELECT lower(d) AS f, upper(d) AS t FROM public.inc_processing_reconciles, unnest(differing) AS d ORDER BY 1"
+        f"SELECT lower(d) AS f, upper(d) AS t FROM public.inc_processing_reconciles, unnest({column}) AS d ORDER BY 1"
     )
     return [Window(each.f, each.t) for each in rows]
+
+
+def differing(world: World) -> list[Window]:
+    return windows_in(world, "differing")
+
+
+def compared(world: World) -> list[Window]:
+    return windows_in(world, "compared")
 
 
 @pytest.mark.parametrize("by_hash", [False, True])
@@ -89,6 +97,7 @@ def test_what_still_differs_is_kept_with_its_cause(world: World) -> None:
     assert (kept.status, kept.missing, kept.details["causes"]) == ("different", 2, {"unpublished": 1})
     assert (kept.since, kept.until) == (EARLY.start, LATE.end)
     assert differing(world) == [EARLY]
+    assert compared(world) == [hours(12, 13)]
 
 
 def test_a_reconcile_that_cannot_end_says_how_far_it_came(world: World) -> None:
@@ -105,8 +114,31 @@ def test_a_reconcile_that_cannot_end_says_how_far_it_came(world: World) -> None:
     assert (kept.status, kept.windows, kept.source_rows) == ("error", 1, 2)
     assert kept.details["error"] == "TransientError: the time is over"
     assert kept.details["compared_until"] == EARLY.end.isoformat()
-    assert differing(world) == [EARLY]
+    assert (differing(world), compared(world)) == ([EARLY], [EARLY])
     assert kept.ended_at is not None
+
+
+def test_what_lies_between_the_windows_was_not_compared(world: World) -> None:
+    apart = [SLICES[0], PlannedSlice(hours(20, 20.5), DAY, 1)]
+    reconcile(ReconcileRequest(apart, True), comparing(world, context(Source([]), Target([]))))
+    (kept,) = reconciles(world)
+    assert (kept.status, kept.since, kept.until) == ("exact", EARLY.start, hours(20, 20.5).end)
+    assert compared(world) == [EARLY, hours(20, 20.5)]
+
+
+def test_a_process_that_is_killed_leaves_what_it_has_compared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etl_tasks.pipeline.reconciliation.NOTE_EVERY_S", 0.0)
+    source, seen = Source(ROWS), []
+
+    def look() -> None:
+        if len(source.asked) == 1:
+            seen.append((reconciles(world)[0], compared(world), differing(world)))
+
+    reconcile(ReconcileRequest(SLICES, True), comparing(world, context(source, Target(clean(ROWS[2]))), check=look))
+
+    kept, so_far, so_far_different = seen[0]
+    assert (kept.status, kept.windows, kept.details["compared_until"]) == ("running", 1, EARLY.end.isoformat())
+    assert (so_far, so_far_different) == ([EARLY], [EARLY])
 
 
 def test_a_service_that_is_away_is_kept(world: World) -> None:
@@ -120,6 +152,7 @@ def test_a_service_that_is_away_is_kept(world: World) -> None:
         reconcile(ReconcileRequest(SLICES, False), replaced(asked, away))
     (kept,) = reconciles(world)
     assert (kept.status, kept.windows, kept.details["error"]) == ("error", 0, "Unreachable: nobody at home")
+    assert compared(world) == []
 
 
 def replaced(asked: ReconciliationContext, open_sides: Callable[[], Any]) -> ReconciliationContext:
@@ -178,7 +211,10 @@ def test_a_publish_in_error_or_put_off_becomes_due_now_and_none_that_is_not_owed
 
     states = world.journal.reconciles.owe_publishes([DAY, DAY + 1])
 
-    assert states == [PublishState(DAY, 1, 0, "due", False, "x"), PublishState(DAY + 1, 1, 1, "idle", False, None)]
+    assert states == [
+        PublishProgress(DAY, 1, 0, "due", False, "x"),
+        PublishProgress(DAY + 1, 1, 1, "idle", False, None),
+    ]
     assert world.partition_row().spent == 0
 
 

@@ -5,16 +5,20 @@ VALUES (%(clean_table)s, %(since)s, %(until)s, %(by_hash)s, %(repairs)s, %(repai
 RETURNING id;
 
 -- name: note_reconcile
--- How far it has come, or what was begun to mend what it found.
-UPDATE public.inc_processing_reconciles SET windows = coalesce(%(windows)s, windows), details = details || %(details)s
+-- What was begun to mend what it found.
+UPDATE public.inc_processing_reconciles SET details = details || %(details)s WHERE id = %(reconcile_id)s;
+
+-- name: note_reconcile_progress
+-- How far it has come, as it stands should its process die.
+UPDATE public.inc_processing_reconciles
+SET windows = %(windows)s, compared = %(compared)s, differing = %(differing)s, details = details || %(details)s
 WHERE id = %(reconcile_id)s;
 
 -- name: end_reconcile
 -- Its end, with what it found.
 UPDATE public.inc_processing_reconciles
 SET status = %(status)s, ended_at = clock_timestamp(), windows = %(windows)s,
-    differing = coalesce((SELECT range_agg(tstzrange(w.window_from, w.window_to))
-        FROM unnest(%(window_froms)s::timestamptz[], %(window_tos)s::timestamptz[]) AS w(window_from, window_to)), '{}'),
+    compared = %(compared)s, differing = %(differing)s,
     source_rows = %(source_rows)s, raw_rows = %(raw_rows)s, clean_rows = %(clean_rows)s, missing = %(missing)s,
     extra = %(extra)s, changed = %(changed)s, repeated = %(repeated)s, unfit = %(unfit)s, details = details || %(details)s
 WHERE id = %(reconcile_id)s;
@@ -46,17 +50,38 @@ FROM public.inc_processing_partitions
 WHERE clean_table = %(clean_table)s AND partition = ANY (%(partitions)s) ORDER BY partition;
 
 -- name: repair_to_check
--- The newest reconcile whose repair was begun by the schedule, has ended, and has not been looked at since.
+-- The oldest repair of the last week that has ended and was not looked at since; three looks that failed are enough.
 SELECT r.id, (r.details -> 'repair' ->> 'run')::bigint AS run_id, lower(d) AS window_from, upper(d) AS window_to, r.by_hash
-FROM (SELECT * FROM public.inc_processing_reconciles WHERE clean_table = %(clean_table)s AND details ? 'repair' ORDER BY id DESC LIMIT 1) r
+FROM (
+    SELECT o.id, o.details, o.differing, o.by_hash FROM public.inc_processing_reconciles o
+    WHERE o.clean_table = %(clean_table)s AND o.details ? 'repair' AND o.started_at > clock_timestamp() - interval '7 days'
+      AND NOT isempty(o.differing)
+      AND NOT EXISTS (SELECT 1 FROM public.inc_processing_reconciles c WHERE c.clean_table = o.clean_table AND c.status <> 'error'
+          AND (c.repairs = o.id OR c.repair_run_id = (o.details -> 'repair' ->> 'run')::bigint))
+      AND 3 > (SELECT count(*) FROM public.inc_processing_reconciles c WHERE c.clean_table = o.clean_table AND c.repairs = o.id)
+      AND NOT EXISTS (SELECT 1 FROM public.inc_processing a WHERE a.id = (o.details -> 'repair' ->> 'run')::bigint AND a.ts_end IS NULL)
+    ORDER BY o.id LIMIT 1) r
 CROSS JOIN LATERAL unnest(r.differing) AS d
-WHERE NOT EXISTS (SELECT 1 FROM public.inc_processing_reconciles c WHERE c.repairs = r.id)
-  AND NOT EXISTS (SELECT 1 FROM public.inc_processing a WHERE a.id = (r.details -> 'repair' ->> 'run')::bigint AND a.ts_end IS NULL)
 ORDER BY 3;
 
+-- name: repair_under_way
+-- The run of a repair that has not ended.
+SELECT id AS run_id FROM public.inc_processing
+WHERE clean_table = %(clean_table)s AND ts_end IS NULL AND status IN ('planned', 'running') AND details ? 'repairs_reconcile'
+ORDER BY id LIMIT 1;
+
+-- name: windows_loaded_by_run
+-- What a run has loaded, as far as the journal still has its slices.
+SELECT lower(w) AS window_from, upper(w) AS window_to
+FROM unnest((SELECT range_agg(tstzrange(s.window_from, s.window_to)) FROM public.inc_processing_slices s
+             WHERE s.run_id = %(run_id)s AND s.state = 'done')) AS w
+ORDER BY w;
+
 -- name: unmended_windows
--- Windows that a repair of the last day did not mend.
+-- Windows that a repair of the last day has loaded, and that differed all the same.
 SELECT lower(d) AS window_from, upper(d) AS window_to FROM public.inc_processing_reconciles r
-CROSS JOIN LATERAL unnest(r.differing) AS d
+CROSS JOIN LATERAL unnest(r.differing * coalesce((
+    SELECT range_agg(tstzrange((w ->> 0)::timestamptz, (w ->> 1)::timestamptz))
+    FROM jsonb_array_elements(r.details -> 'loaded') AS w), '{}'::tstzmultirange)) AS d
 WHERE r.clean_table = %(clean_table)s AND r.repairs IS NOT NULL AND r.status = 'different'
   AND r.started_at > clock_timestamp() - interval '1 day';
