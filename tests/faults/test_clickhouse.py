@@ -132,7 +132,7 @@ def test_too_many_parts_that_stay_end_the_run_with_the_reason(world: World) -> N
     with raw_merges_stopped(world), table_settings(world, 2, raw(world), TOO_MANY_PARTS):
         run_id = world.plan()
         worker = world.deployment.start_worker(PHX_OVERLOAD_MAX_ATTEMPTS="2", SLICE_MAX_ATTEMPTS="2")
-        run = world.deployment.wait_for_run(run_id, timeout_s=60)
+        run = world.deployment.wait_for_run(run_id, timeout_s=180)
         worker.stop()
 
     assert (run.status, run.details["failed_slices"]) == ("error", SLICES)

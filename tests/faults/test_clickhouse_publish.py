@@ -202,7 +202,7 @@ def test_too_little_memory_for_good_ends_the_run_with_the_reason(world: World, m
     before = world.publish_row()
     with raw_volume(world.deployment, 2), little_memory(world, monkeypatch):
         publishing = world.deployment.start_worker(PUBLISH_MAX_ATTEMPTS="2")
-        run = world.deployment.wait_for_run(run_id, timeout_s=60)
+        run = world.deployment.wait_for_run(run_id, timeout_s=180)
         publishing.stop()
 
     row = world.publish_row()
