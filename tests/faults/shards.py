@@ -81,7 +81,7 @@ class Watch:
         )
         return [query for (query,) in rows]
 
-    def wait_for(self, tag: str, words: str, timeout_s: float = 40) -> list[str]:
+    def wait_for(self, tag: str, words: str, timeout_s: float = 120) -> list[str]:
         """The same, once there is one; AssertionError when none comes."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -133,7 +133,7 @@ def test_every_query_fits_the_tables(world: World) -> None:
     """Each named query parses against the journal's columns, whether or not a test comes by it."""
     failures = {}
     for name, sql in load_queries(world.config.table).items():
-        if sql.startswith("SET TRANSACTION"):
+        if "\nSET TRANSACTION" in sql:
             continue  # of no table, and PREPARE takes no such statement
         with world.journal.database.transaction() as transaction:
             cursor = transaction._cursor
