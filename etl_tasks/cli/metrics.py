@@ -47,7 +47,7 @@ def metrics_command(port: int, address: str, once: bool, since: str | None) -> N
         raw_ttl_s=settings.ch_raw_ttl_hours * 3600,
         query_lag_s=settings.phx_query_lag_minutes * 60,
     )
-    collector = JournalCollector(journal.read, limits)
+    collector = JournalCollector(journal.read, limits, answer_within_s=None if once else ANSWER_WITHIN_S)
     registry = CollectorRegistry()
     registry.register(collector)
     if once:
@@ -76,13 +76,14 @@ def _gaps_since(since: str | None, settings: Settings) -> datetime | None:
 
 
 class JournalCollector(Collector):
-    """Asks the journal at each scrape, in one thread of its own, and never longer than ``answer_within_s``.
+    """Asks the journal at each scrape, in one thread of its own, and never longer than ``answer_within_s`` (None: as
+    long as it takes).
 
     A journal that hangs is asked once, not once a scrape: who comes meanwhile waits for the same answer.
     """
 
     def __init__(
-        self, read: Callable[[], JournalMetrics], limits: Limits, answer_within_s: float = ANSWER_WITHIN_S
+        self, read: Callable[[], JournalMetrics], limits: Limits, answer_within_s: float | None = ANSWER_WITHIN_S
     ) -> None:
         self._read = read
         self._limits = limits

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from etl_tasks.cli.metrics import ANSWER_WITHIN_S
 from tests.integration.journal.conftest import dsn as dsn
 from tests.integration.journal.conftest import world as world
 from tests.integration.journal.world import CLEAN, World, hours
@@ -97,6 +98,27 @@ def test_once_prints_and_says_by_its_exit_code_whether_the_journal_is_there(
     done = subprocess.run(command("--once"), cwd=ROOT, env=unmade, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "run: python -m etl_tasks migrate" in done.stderr
+
+
+def test_once_waits_for_a_journal_that_takes_longer_than_a_scrape_may(world: World, stack_env: dict[str, str]) -> None:
+    env = environment(stack_env["PG_DSN"], JOURNAL_TABLE=world.config.table)
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    with world.journal.database.transaction() as holder:
+        holder._cursor.execute(f"LOCK TABLE {world.schema}.inc_processing IN ACCESS EXCLUSIVE MODE")
+        once = subprocess.Popen(
+            command("--once"), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(600):
+            if world.rows(waiting, world.config.table):
+                break
+            time.sleep(0.1)
+            holder.now()
+        for _ in range(10):
+            time.sleep((ANSWER_WITHIN_S + 2) / 10)
+            holder.now()
+    stdout, stderr = once.communicate(timeout=60)
+    assert (once.returncode, stderr) == (0, "")
+    assert "etl_journal_up 1.0" in samples(stdout)
 
 
 def test_a_journal_that_is_away_or_hangs_costs_no_scrape() -> None:

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from etl_tasks.adapters.journal.database import Transaction
 from etl_tasks.core.metrics import Counts, count_runs, count_slices
 
+# What no statement may take is half a minute: of a journal of millions of slices it must not ask all at once.
+BATCH_RUNS = 200
+
 
 def counted(transaction: Transaction, run_ids: Sequence[int]) -> Counts:
-    """What these runs and publishes have counted so far, together."""
+    """What these runs and publishes have counted so far, together; asked ``BATCH_RUNS`` at a time."""
     counts: Counts = Counter()
-    if not run_ids:
-        return counts
+    for first in range(0, len(run_ids), BATCH_RUNS):
+        counts.update(_counted(transaction, run_ids[first : first + BATCH_RUNS]))
+    return counts
+
+
+def _counted(transaction: Transaction, run_ids: Sequence[int]) -> Counts:
+    counts: Counts = Counter()
     asked = {"run_ids": list(run_ids)}
     for row in transaction.all("counted_runs", **asked):
         count_runs(counts, row.process_name, row.status, int(row.runs), int(row.took_ms))

@@ -168,6 +168,7 @@ class PublishJournal:
             )
             if given_back is None:
                 raise _lost(claim)
+            transaction.run("forget_counts_of_done_slices", slice_ids=[loaded.slice_id for loaded in short])
             due = [loaded.slice_id for loaded in short if self._load_again(transaction, claim, loaded, reason)]
             transaction.run(
                 "end_publish_row",
@@ -180,7 +181,6 @@ class PublishJournal:
     @staticmethod
     def _load_again(transaction: Transaction, claim: PublishClaim, loaded: LoadedWindow, reason: str) -> bool:
         """Whether the slice was opened again; in any case its window is not loaded any more."""
-        transaction.run("forget_counts_of_done_slice", slice_id=loaded.slice_id)
         reopened = transaction.one("reopen_slice_of_active_run", slice_id=loaded.slice_id, reason=reason)
         row = reopened or transaction.one("lose_slice_if_done", slice_id=loaded.slice_id, reason=reason)
         if row is None:

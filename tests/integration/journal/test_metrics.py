@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Sample
 
+from etl_tasks.adapters.journal.counting import BATCH_RUNS, counted
+from etl_tasks.adapters.journal.database import Transaction
 from etl_tasks.adapters.journal.gaps import GapJournal
 from etl_tasks.adapters.journal.metrics import MetricsJournal
 from etl_tasks.cli.metric_families import Limits
@@ -431,6 +435,70 @@ def test_a_journal_that_is_away_or_hangs_is_said_and_nothing_else() -> None:
         assert len(asked) == 1, "a second scrape waits for the same answer"
     finally:
         answer.set()
+
+
+class Noting(Transaction):
+    """Notes of how many runs each statement asks at once."""
+
+    asked: list[int]
+
+    def all(self, name: str, **parameters: Any) -> list[Any]:
+        self.asked.append(len(parameters["run_ids"]))
+        return super().all(name, **parameters)
+
+
+def test_no_statement_asks_all_runs_of_a_long_journal_at_once(world: World) -> None:
+    world.rows(
+        "INSERT INTO public.inc_processing (process_name, status, ts_start, ts_end, clean_table) "
+        "SELECT %s, 'ok', %s, %s, %s FROM generate_series(1, 450)",
+        DEDUP, at(0), at(1), CLEAN,
+    )  # fmt: skip
+    run_ids = [row.id for row in world.rows("SELECT id FROM public.inc_processing ORDER BY id")]
+    with world.journal.database.transaction() as transaction:
+        noting = Noting(transaction._cursor, transaction._queries)
+        noting.asked = []
+        counts = counted(noting, run_ids)
+    assert counts["runs_ended", f"{DEDUP} ok"] == counts["publishes", "ok"] == 450
+    assert counts["publish_ms", ""] == 450 * 3_600_000
+    assert set(noting.asked) == {BATCH_RUNS, 450 - 2 * BATCH_RUNS}
+
+
+def test_slices_opened_again_and_a_prune_do_not_wait_for_each_others_totals(world: World, served: Served) -> None:
+    run_id = world.plan([hours(0, 1), hours(1, 2)]).run_id
+    first, second = world.slices(run_id)
+    load(world, first, 5)
+    overloaded = world.must_claim(second)
+    world.journal.slices.note_overload(overloaded, Overloaded("too much"))
+    world.journal.slices.finish(overloaded, SliceResult(70, 70, 70, 60, 0, {}))
+    claim = world.must_claim_publish()
+    # What is there is updated, and so locked.
+    totals = {("overloads", "Overloaded"): 1, ("rows_inserted", ""): 1}
+    add = "INSERT INTO public.inc_processing_totals (clean_table, name, label, value) VALUES (%s, %s, %s, %s)"
+    for (name, label), value in totals.items():
+        world.rows(add, CLEAN, name, label, value)
+    reopening = world.another()
+    with ThreadPoolExecutor(1) as pool:
+        with world.journal.database.transaction() as pruning:
+            for name, label in totals:
+                if name == "rows_inserted":
+                    reopened = pool.submit(reopening.publishes.reopen, claim, claim.windows, "RAW has fewer keys")
+                    wait_until_waiting(world)
+                pruning.run("add_to_totals", clean_table=CLEAN, names=[name], labels=[label], values=[1])
+        assert sorted(reopened.result(60)) == [first, second]
+    assert served.value("etl_rows_inserted_total") == 2 + 75
+    assert served.value("etl_overloads_total", error_kind="Overloaded") == 2 + 1
+
+
+def wait_until_waiting(world: World) -> None:
+    """Until a session waits for a lock on a row of this journal."""
+    for _ in range(600):
+        if world.rows(
+            "SELECT 1 FROM pg_locks w JOIN pg_stat_activity a ON a.pid = w.pid WHERE NOT w.granted AND a.query LIKE %s",
+            f"%{world.schema}%",
+        ):
+            return
+        time.sleep(0.1)
+    raise AssertionError("nobody waits")
 
 
 def took_s(work: Callable[[], object]) -> float:

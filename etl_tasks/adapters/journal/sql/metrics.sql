@@ -50,20 +50,22 @@ SELECT %(clean_table)s, u.name, u.label, u.value
 FROM unnest(%(names)s::text[], %(labels)s::text[], %(values)s::bigint[]) AS u(name, label, value) ORDER BY u.name, u.label
 ON CONFLICT (clean_table, name, label) DO UPDATE SET value = t.value + excluded.value;
 
--- name: forget_counts_of_done_slice
--- A slice that stops being done: what it has counted goes to the totals, and it begins again from nothing.
+-- name: forget_counts_of_done_slices
+-- Slices that stop being done: what they have counted goes to the totals, and they begin again from nothing. One statement for
+-- all of them: whoever adds to the totals takes their rows in one order, or two would wait for each other.
 WITH counted AS (
     SELECT s.id, s.clean_table, coalesce(s.error_kind, '') AS error_kind, s.overloads, s.rows_read, s.rows_inserted, s.rows_distinct,
         floor(greatest(extract(epoch FROM s.finished_at - s.started_at) * 1000, 0))::bigint AS took_ms
-    FROM public.inc_processing_slices s WHERE s.id = %(slice_id)s AND s.state = 'done' FOR NO KEY UPDATE
+    FROM public.inc_processing_slices s WHERE s.id = ANY (%(slice_ids)s::bigint[]) AND s.state = 'done'
+    ORDER BY s.id FOR NO KEY UPDATE
 ), kept AS (
     INSERT INTO public.inc_processing_totals AS t (clean_table, name, label, value)
-    SELECT c.clean_table, v.name, v.label, v.value
+    SELECT c.clean_table, v.name, v.label, sum(v.value)
     FROM counted c CROSS JOIN LATERAL (VALUES
         ('overloads', c.error_kind, c.overloads::bigint), ('rows_inserted', '', c.rows_inserted), ('rows_read', '', c.rows_read),
         ('rows_repeated', '', c.rows_inserted - c.rows_distinct), ('slice_ms', '', c.took_ms), ('slices_loaded', '', 1::bigint)
     ) AS v(name, label, value)
-    WHERE v.value > 0 ORDER BY v.name, v.label
+    WHERE v.value > 0 GROUP BY c.clean_table, v.name, v.label ORDER BY v.name, v.label
     ON CONFLICT (clean_table, name, label) DO UPDATE SET value = t.value + excluded.value
 )
 UPDATE public.inc_processing_slices s SET overloads = 0, rows_counted = NULL, rows_read = NULL, rows_inserted = NULL, rows_distinct = NULL
