@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from etl_tasks.cli.headline import Expectations, Headline, headline_of, why_owed
 from etl_tasks.cli.texts import iso, iso_or_none
-from etl_tasks.cli.verdict import Expectations, Verdict, verdict, why_owed
 from etl_tasks.core.status import (
     OpenWork,
     OwedPublish,
@@ -28,7 +28,7 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
     return {
         "now": iso(report.now),
         "clean_table": clean_table,
-        **verdict_dict(verdict(report, expected)),
+        **headline_dict(headline_of(report, expected)),
         "last_progress": iso_or_none(report.last_progress),
         "last_sign": iso_or_none(report.last_sign),
         "oldest_heartbeat": iso_or_none(report.oldest_heartbeat),
@@ -55,9 +55,9 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
     }
 
 
-def verdict_dict(found: Verdict) -> dict[str, Any]:
+def headline_dict(found: Headline) -> dict[str, Any]:
     """The headline, how bad it is, and what to type next (None: nothing)."""
-    return {"level": str(found.level), "headline": found.headline, "next": found.command or None}
+    return {"level": str(found.level), "headline": found.text, "next": found.command or None}
 
 
 def run_dict(run: RunView) -> dict[str, Any]:

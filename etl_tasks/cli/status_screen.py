@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etl_tasks.cli.headline import CLI, Expectations, Headline, schedule_lanes, why_owed
 from etl_tasks.cli.tables import STYLES, plain_table
 from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
-from etl_tasks.cli.verdict import CLI, Expectations, Verdict, schedule_lanes, why_owed
 from etl_tasks.core.states import RunStatus, SliceState
 from etl_tasks.core.status import (
     NEWEST_REJECTS,
@@ -31,9 +31,9 @@ _MOST_REJECTS = 8
 _SLICE_COLUMNS = ("slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected")
 
 
-def screen_parts(report: StatusReport, verdict: Verdict, expected: Expectations) -> Iterator[RenderableType]:
+def screen_parts(report: StatusReport, said: Headline, expected: Expectations) -> Iterator[RenderableType]:
     """What to print, one below the other."""
-    yield headline(verdict)
+    yield headline_lines(said)
     if not report.processes:
         return
     yield Text("\n").join(_facts(report, expected))
@@ -51,10 +51,10 @@ def screen_parts(report: StatusReport, verdict: Verdict, expected: Expectations)
     yield _owed(report) if report.owed else Text("nothing is owed: everything loaded is published")
 
 
-def headline(verdict: Verdict) -> Text:
-    """The verdict in words, and below it what to type next, if anything."""
-    text = Text(verdict.headline, style=f"bold {STYLES.get(verdict.level, '')}".strip())
-    return Text.assemble(text, "\n  next: ", (verdict.command, "bold")) if verdict.command else text
+def headline_lines(said: Headline) -> Text:
+    """The headline, and below it what to type next, if anything."""
+    text = Text(said.text, style=f"bold {STYLES.get(said.level, '')}".strip())
+    return Text.assemble(text, "\n  next: ", (said.command, "bold")) if said.command else text
 
 
 def _facts(report: StatusReport, expected: Expectations) -> Iterator[Text]:

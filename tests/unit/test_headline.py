@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etl_tasks.cli.verdict import Expectations, Level, verdict, why_owed
+from etl_tasks.cli.headline import Expectations, Level, headline_of, why_owed
 from etl_tasks.core.status import OpenWork, OwedPublish, ProcessView, RunView, SliceGroup, StatusReport, UnloadedWindows
 from etl_tasks.core.windows import Window
 
@@ -51,8 +51,8 @@ def report(*runs: RunView, watermark: datetime | None = THREE_MIN_AGO, **changes
 
 
 def said(found: StatusReport, expected: Expectations = NORMAL) -> tuple[str, str, str]:
-    answer = verdict(found, expected)
-    return answer.level.value, answer.headline, answer.command
+    answer = headline_of(found, expected)
+    return answer.level.value, answer.text, answer.command
 
 
 def test_all_is_well() -> None:
@@ -193,9 +193,9 @@ def test_the_worst_names_the_command() -> None:
     missing = [UnloadedWindows(7, "RowRejected", 1, WINDOW.start, WINDOW.end, WINDOW, "row x")]
     silent = run(heartbeat_at=ago(42), progress_at=ago(42))
     found = report(silent, watermark=ago(41), work=OpenWork(due=1), unloaded=missing, differing=[WINDOW])
-    assert verdict(found, NORMAL).level is Level.STOPPED
-    assert verdict(found, NORMAL).command == "celery -A etl_tasks worker"
-    assert verdict(replace(found, work=OpenWork(running=1)), NORMAL).command == "python -m etl_tasks status 7"
+    assert headline_of(found, NORMAL).level is Level.STOPPED
+    assert headline_of(found, NORMAL).command == "celery -A etl_tasks worker"
+    assert headline_of(replace(found, work=OpenWork(running=1)), NORMAL).command == "python -m etl_tasks status 7"
 
 
 @pytest.mark.parametrize(

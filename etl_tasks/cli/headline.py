@@ -62,7 +62,7 @@ class Clause:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Headline:
     """The headline: its clauses in the order they are said."""
 
     clauses: Sequence[Clause]
@@ -73,7 +73,7 @@ class Verdict:
         return max((clause.level for clause in self.clauses), key=lambda level: level.order)
 
     @property
-    def headline(self) -> str:
+    def text(self) -> str:
         """The words."""
         return "; ".join(clause.text for clause in self.clauses)
 
@@ -84,16 +84,16 @@ class Verdict:
         return max(with_command, key=lambda clause: clause.level.order).command if with_command else ""
 
 
-def verdict(report: StatusReport, expected: Expectations) -> Verdict:
+def headline_of(report: StatusReport, expected: Expectations) -> Headline:
     """What the journal's state amounts to."""
     if not report.processes:
         first = f"{CLI} run --since … --until …"
-        return Verdict([Clause(Level.ATTENTION, "nothing has run yet", first)])
+        return Headline([Clause(Level.ATTENTION, "nothing has run yet", first)])
     clauses = [_running(report, expected), *_lags(report, expected)]
     failures = [*_failures(report)]
     clauses += failures or [Clause(Level.OK, "nothing failed")]
     clauses += _differences(report, expected)
-    return Verdict(clauses)
+    return Headline(clauses)
 
 
 def schedule_lanes(report: StatusReport) -> list[ProcessView]:
