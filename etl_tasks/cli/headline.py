@@ -10,12 +10,14 @@ from enum import StrEnum
 from etl_tasks.cli.following import WORKER_COMMAND
 from etl_tasks.cli.texts import count_of, iso_second, rough
 from etl_tasks.core.states import MANUAL_PREFIX, PublishState, RunStatus
-from etl_tasks.core.status import OwedPublish, ProcessView, RunView, StatusReport, lag_of
+from etl_tasks.core.status import DifferingWindow, OwedPublish, ProcessView, RunView, StatusReport, lag_of
 
 CLI = "python -m etl_tasks"
 BEAT_COMMAND = "celery -A etl_tasks beat"
 QUIET_S = 120.0
 STUCK_S = 600.0
+NEAR = timedelta(hours=1)
+"""Windows that differ and lie no farther apart are repaired by one command."""
 
 
 class Level(StrEnum):
@@ -241,14 +243,38 @@ def _runs_named(run_ids: Sequence[int], most: int = 3) -> str:
     return f"{'run' if len(run_ids) == 1 else 'runs'} {named}{more}"
 
 
-def _differences(report: StatusReport, expected: Expectations) -> list[Clause]:
-    if not report.differing:
-        return []
-    windows = len(report.differing)
+def _differences(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
+    mendable = [each for each in report.differing if each.mendable]
+    if mendable:
+        places = _places(mendable)
+        where = f" in {len(places)} places, a command each" if len(places) > 1 else ""
+        text = f"{count_of(len(mendable), 'window')} {_differ(mendable)} from the source{where}"
+        yield Clause(Level.FAILED, text, _repair(places[0], expected))
+    beyond = [each for each in report.differing if not each.mendable]
+    if beyond:
+        why = "rows deleted there, or rows that do not fit: no repair mends that"
+        text = f"{count_of(len(beyond), 'window')} {_differ(beyond)} from the source by {why}"
+        yield Clause(Level.ATTENTION, text)
+
+
+def _differ(windows: Sequence[DifferingWindow]) -> str:
+    return "DIFFERS" if len(windows) == 1 else "DIFFER"
+
+
+def _places(windows: Sequence[DifferingWindow]) -> list[list[DifferingWindow]]:
+    """Windows in order of time, those near one another together: a repair compares all that lies between."""
+    places: list[list[DifferingWindow]] = []
+    for each in windows:
+        if places and each.window.start - places[-1][-1].window.end <= NEAR:
+            places[-1].append(each)
+        else:
+            places.append([each])
+    return places
+
+
+def _repair(windows: Sequence[DifferingWindow], expected: Expectations) -> str:
+    """The command in business time; what was found by content is not seen by a comparison of counts."""
     shift = timedelta(minutes=expected.shift_min)
-    since = min(window.start for window in report.differing) - shift
-    until = max(window.end for window in report.differing) - shift
-    text = f"{count_of(windows, 'window')} {'DIFFERS' if windows == 1 else 'DIFFER'} from the source"
-    return [
-        Clause(Level.FAILED, text, f"{CLI} reconcile --since {iso_second(since)} --until {iso_second(until)} --repair")
-    ]
+    since, until = windows[0].window.start - shift, windows[-1].window.end - shift
+    by_hash = " --hash" if any(each.by_hash for each in windows) else ""
+    return f"{CLI} reconcile --since {iso_second(since)} --until {iso_second(until)}{by_hash} --repair"

@@ -51,7 +51,10 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
         "owed": [_owed_dict(owed, report) for owed in report.owed],
         "incomplete_partitions": list(report.incomplete),
         "reconciles": [_reconcile_dict(each) for each in report.reconciles],
-        "differing": [window_dict(window) for window in report.differing],
+        "differing": [
+            {**window_dict(each.window), "by_hash": each.by_hash, "mendable": each.mendable}
+            for each in report.differing
+        ],
     }
 
 

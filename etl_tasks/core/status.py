@@ -155,6 +155,19 @@ class ReconcileView:
 
 
 @dataclass(frozen=True, slots=True)
+class DifferingWindow:
+    """A window (source time) that differed when it was last compared.
+
+    ``by_hash``: its content was found to differ, which a comparison by count may not see. ``mendable``: publishing or
+    loading it (``--repair``) would mend it; rows only in CLEAN, and rows that do not fit, stay as they are.
+    """
+
+    window: Window
+    by_hash: bool = False
+    mendable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessView:
     """A process: its active and last runs, newest first, and its watermark in business time."""
 
@@ -183,7 +196,7 @@ class StatusReport:
     unloaded: Sequence[UnloadedWindows] = ()
     rejects: Sequence[RejectGroup] = ()
     reconciles: Sequence[ReconcileView] = ()
-    differing: Sequence[Window] = ()
+    differing: Sequence[DifferingWindow] = ()
 
     @property
     def active(self) -> list[RunView]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
@@ -15,7 +16,7 @@ from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.publishing import StageMetric
 from etl_tasks.core.records import NewRun, Reject, SliceResult
 from etl_tasks.core.slicing import SlicingRules, plan_slices
-from etl_tasks.core.status import RunProgress, StatusReport, slices_by_state
+from etl_tasks.core.status import DifferingWindow, RunProgress, StatusReport, slices_by_state
 from etl_tasks.core.windows import Window, halve
 from etl_tasks.errors import CountMismatch, Overloaded, RowRejected, Unreachable, UsageError
 
@@ -280,13 +281,25 @@ def test_what_another_run_has_loaded_is_not_missing_any_more(world: World) -> No
 
 
 def test_reconciles_and_what_still_differs(world: World) -> None:
-    def reconciled(start: int, end: int, *differing: int, by_hash: bool = True, status: str | None = None) -> None:
-        """A comparison of some hours, some of which differ."""
-        found = ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in differing)
+    def reconciled(
+        start: int,
+        end: int,
+        *differing: int,
+        by_hash: bool = True,
+        status: str | None = None,
+        compared: Sequence[int] = (),
+        beyond: Sequence[int] = (),
+    ) -> None:
+        """A comparison of some hours, some of which differ; ``compared``: of these alone, and of none between."""
+
+        def ranges(numbers: Sequence[int]) -> str:
+            return ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in numbers)
+
         with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {world.table}_reconciles (clean_table, since, until, by_hash, status, ended_at, windows, "
-                f"differing, missing) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, tstzmultirange({found}), %s)",
+                "differing, compared, missing, details) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, "
+                f"tstzmultirange({ranges(differing)}), tstzmultirange({ranges(compared)}), %s, %s)",
                 (
                     CLEAN,
                     hour(start).start,
@@ -295,25 +308,50 @@ def test_reconciles_and_what_still_differs(world: World) -> None:
                     status or ("different" if differing else "exact"),
                     end - start,
                     len(differing),
+                    json.dumps({"beyond": [[str(hour(each).start), str(hour(each).end)] for each in beyond]}),
                 ),
             )
         connection.close()
 
-    assert (list(world.report().reconciles), list(world.report().differing)) == ([], [])
+    def differing() -> list[DifferingWindow]:
+        return [*world.report().differing]
+
+    assert (list(world.report().reconciles), differing()) == ([], [])
     reconciled(0, 10, 2, 5)
     reconciled(12, 14)
     report = world.report()
     assert [(each.status, each.windows) for each in report.reconciles] == [("exact", 2), ("different", 10)]
     assert [*report.reconciles[1].differing] == [hour(2), hour(5)]
-    assert [*report.differing] == [hour(2), hour(5)]
+    assert differing() == [DifferingWindow(hour(2), by_hash=True), DifferingWindow(hour(5), by_hash=True)]
     # The fifth hour was repaired. To count the second again does not settle what was found by its content.
     reconciled(5, 6)
     reconciled(0, 10, by_hash=False)
     # One that ended in error has compared nothing.
     reconciled(0, 10, status="error")
-    assert [*world.report().differing] == [hour(2)]
-    reconciled(2, 3)
-    assert [*world.report().differing] == []
+    assert differing() == [DifferingWindow(hour(2), by_hash=True)]
+    # A look at what was repaired compares the first and the last of its hours, and none between.
+    reconciled(0, 10, compared=[0, 9])
+    assert differing() == [DifferingWindow(hour(2), by_hash=True)]
+    # By count an hour differs where the content of another was found to differ, and one by rows only in CLEAN.
+    reconciled(3, 8, 4, 7, by_hash=False, beyond=[7])
+    assert differing() == [
+        DifferingWindow(hour(2), by_hash=True),
+        DifferingWindow(hour(4)),
+        DifferingWindow(hour(7), mendable=False),
+    ]
+    # What is exact since need not be looked at again by content.
+    reconciled(3, 5, by_hash=False)
+    # Hundreds that looked elsewhere hide nothing.
+    for _ in range(220):
+        reconciled(12, 14)
+    assert differing() == [DifferingWindow(hour(2), by_hash=True), DifferingWindow(hour(7), mendable=False)]
+    # An old hole that was found by content is mendable until it is looked at by content again.
+    reconciled(2, 3, 2, by_hash=False, beyond=[2])
+    assert differing()[0] == DifferingWindow(hour(2), by_hash=True)
+    reconciled(2, 3, 2, beyond=[2])
+    assert differing()[0] == DifferingWindow(hour(2), by_hash=True, mendable=False)
+    reconciled(0, 10)
+    assert differing() == []
     assert world.status.report("stg.another").reconciles == []
 
 

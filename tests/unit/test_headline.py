@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from etl_tasks.cli.headline import Expectations, Level, headline_of, why_owed
-from etl_tasks.core.status import OpenWork, OwedPublish, ProcessView, RunView, SliceGroup, StatusReport, UnloadedWindows
+from etl_tasks.core.status import (
+    DifferingWindow,
+    OpenWork,
+    OwedPublish,
+    ProcessView,
+    RunView,
+    SliceGroup,
+    StatusReport,
+    UnloadedWindows,
+)
 from etl_tasks.core.windows import Window
 
 NOW = datetime(2025, 8, 8, 12, tzinfo=UTC)
@@ -180,7 +189,9 @@ def test_a_publish_that_gave_up() -> None:
 
 
 def test_a_difference_to_the_source_names_its_repair_in_business_time() -> None:
-    level, words, command = said(report(ended(), differing=[WINDOW]), replace(NORMAL, shift_min=-60, lag_s=7200))
+    level, words, command = said(
+        report(ended(), differing=[DifferingWindow(WINDOW)]), replace(NORMAL, shift_min=-60, lag_s=7200)
+    )
     assert level == "failed"
     assert words.endswith("; 1 window DIFFERS from the source")
     # The window is 10:00 to 11:00 of the source, an hour behind the business.
@@ -189,10 +200,39 @@ def test_a_difference_to_the_source_names_its_repair_in_business_time() -> None:
     )
 
 
+def test_what_was_found_by_content_is_looked_for_by_content() -> None:
+    # Half an hour apart, and three days: the near ones are one command, the far one is another.
+    near = Window(WINDOW.end + timedelta(minutes=30), WINDOW.end + timedelta(minutes=40))
+    far = Window(WINDOW.start + timedelta(days=3), WINDOW.end + timedelta(days=3))
+    found = [DifferingWindow(WINDOW), DifferingWindow(near, by_hash=True), DifferingWindow(far)]
+    level, words, command = said(report(ended(), differing=found))
+    assert level == "failed"
+    assert words.endswith("; 3 windows DIFFER from the source in 2 places, a command each")
+    assert command == (
+        "python -m etl_tasks reconcile --since 2025-08-08T10:00:00Z --until 2025-08-08T11:40:00Z --hash --repair"
+    )
+    # Once that is repaired only the count of the far one is to be compared.
+    assert said(report(ended(), differing=found[2:]))[2] == (
+        "python -m etl_tasks reconcile --since 2025-08-11T10:00:00Z --until 2025-08-11T11:00:00Z --repair"
+    )
+
+
+def test_a_difference_that_nobody_can_mend_is_no_failure() -> None:
+    beyond = DifferingWindow(WINDOW, by_hash=True, mendable=False)
+    assert said(report(ended(), differing=[beyond])) == (
+        "attention",
+        "idle, the last work ended 8 min ago; 3 min behind; nothing failed; 1 window DIFFERS from the source by rows "
+        "deleted there, or rows that do not fit: no repair mends that",
+        "",
+    )
+
+
 def test_the_worst_names_the_command() -> None:
     missing = [UnloadedWindows(7, "RowRejected", 1, WINDOW.start, WINDOW.end, WINDOW, "row x")]
     silent = run(heartbeat_at=ago(42), progress_at=ago(42))
-    found = report(silent, watermark=ago(41), work=OpenWork(due=1), unloaded=missing, differing=[WINDOW])
+    found = report(
+        silent, watermark=ago(41), work=OpenWork(due=1), unloaded=missing, differing=[DifferingWindow(WINDOW)]
+    )
     assert headline_of(found, NORMAL).level is Level.STOPPED
     assert headline_of(found, NORMAL).command == "celery -A etl_tasks worker"
     assert headline_of(replace(found, work=OpenWork(running=1)), NORMAL).command == "python -m etl_tasks status 7"

@@ -22,7 +22,15 @@ from etl_tasks.adapters.journal.status_rows import (
     window_time,
 )
 from etl_tasks.core.run_report import RECENT_S, RunReport
-from etl_tasks.core.status import NEWEST_REJECTS, FailedSlice, ProcessView, RejectGroup, RunProgress, StatusReport
+from etl_tasks.core.status import (
+    NEWEST_REJECTS,
+    DifferingWindow,
+    FailedSlice,
+    ProcessView,
+    RejectGroup,
+    RunProgress,
+    StatusReport,
+)
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import UsageError
 
@@ -64,7 +72,7 @@ class StatusJournal:
                     for row in transaction.all("status_reconciles", clean_table=clean_table, most=_LAST_RECONCILES)
                 ],
                 differing=[
-                    Window(row.window_from, row.window_to)
+                    DifferingWindow(Window(row.window_from, row.window_to), row.by_hash, row.mendable)
                     for row in transaction.all("status_differing", clean_table=clean_table)
                 ],
             )

@@ -89,6 +89,18 @@ def test_what_still_differs_is_kept_with_its_cause(world: World) -> None:
     assert (kept.status, kept.missing, kept.details["causes"]) == ("different", 2, {"unpublished": 1})
     assert (kept.since, kept.until) == (EARLY.start, LATE.end)
     assert differing(world) == [EARLY]
+    assert kept.details["beyond"] == []
+
+
+def test_what_no_repair_would_mend_is_kept_as_such(world: World) -> None:
+    world.load_publish_end([EARLY, LATE])
+    # The source has lost the two rows of the early window since.
+    gone = [row for row in ROWS if row is ROWS[2]]
+    verdict = reconcile(ReconcileRequest(SLICES, True), comparing(world, context(Source(gone), Target(clean(*ROWS)))))
+
+    assert [each.cause for each in verdict.findings] == [Cause.EXTRA, Cause.EQUAL]
+    (kept,) = reconciles(world)
+    assert kept.details["beyond"] == [[EARLY.start.isoformat(), EARLY.end.isoformat()]]
 
 
 def test_a_reconcile_that_cannot_end_says_how_far_it_came(world: World) -> None:

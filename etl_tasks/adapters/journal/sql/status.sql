@@ -112,18 +112,37 @@ SELECT c.id, c.since, c.until, c.by_hash, c.status, c.started_at, c.ended_at, c.
 FROM public.inc_processing_reconciles c WHERE c.clean_table = %(clean_table)s ORDER BY c.id DESC LIMIT %(most)s;
 
 -- name: status_differing
--- What differed when it was last compared: a comparison by count does not settle a difference found by content.
-WITH newest AS (
-    SELECT c.id, c.since, c.until, c.by_hash, c.differing FROM public.inc_processing_reconciles c
-    WHERE c.clean_table = %(clean_table)s AND c.status IN ('exact', 'different') ORDER BY c.id DESC LIMIT 200
+-- What differed when it was last compared, by whether reading it again would mend it and whether that was found by content:
+-- the comparisons folded from the newest back, each less what newer ones looked at. A comparison by count does not settle a
+-- difference found by content. What a row without `compared` looked at is its whole interval.
+WITH RECURSIVE folded AS (
+    SELECT 9223372036854775807 AS id, '{}'::tstzmultirange AS seen, '{}'::tstzmultirange AS seen_by_hash,
+        '{}'::tstzmultirange AS differing, '{}'::tstzmultirange AS mendable, '{}'::tstzmultirange AS by_hash
+    UNION ALL
+    SELECT c.id, f.seen + c.compared, CASE WHEN c.by_hash THEN f.seen_by_hash + c.compared ELSE f.seen_by_hash END,
+        f.differing + l.unsettled, f.mendable + (l.unsettled - c.beyond),
+        CASE WHEN c.by_hash THEN f.by_hash + l.unsettled ELSE f.by_hash END
+    FROM folded f
+    CROSS JOIN LATERAL (
+        SELECT n.id, n.by_hash, n.differing,
+            CASE WHEN isempty(n.compared) THEN tstzmultirange(tstzrange(n.since, n.until)) ELSE n.compared END AS compared,
+            coalesce((SELECT range_agg(tstzrange((b ->> 0)::timestamptz, (b ->> 1)::timestamptz))
+                      FROM jsonb_array_elements(n.details -> 'beyond') AS b), '{}') AS beyond
+        FROM public.inc_processing_reconciles n
+        WHERE n.clean_table = %(clean_table)s AND n.id < f.id AND n.status IN ('exact', 'different')
+        ORDER BY n.id DESC LIMIT 1) c
+    CROSS JOIN LATERAL (
+        SELECT c.differing - CASE WHEN c.by_hash THEN f.seen_by_hash ELSE f.seen END AS unsettled) l
+), oldest AS (
+    SELECT * FROM folded ORDER BY id LIMIT 1
 )
-SELECT lower(w) AS window_from, upper(w) AS window_to
-FROM unnest((
-    SELECT range_agg(left_over) FROM newest o CROSS JOIN LATERAL unnest(o.differing - coalesce((
-        SELECT range_agg(tstzrange(n.since, n.until)) FROM newest n
-        WHERE n.id > o.id AND (n.by_hash OR NOT o.by_hash)), '{}'::tstzmultirange)) AS left_over
-    WHERE NOT isempty(o.differing))) AS w
-ORDER BY w;
+SELECT lower(w) AS window_from, upper(w) AS window_to, k.mendable, k.by_hash
+FROM oldest o CROSS JOIN LATERAL (VALUES
+    (o.mendable * o.by_hash, true, true), (o.mendable - o.by_hash, true, false),
+    ((o.differing - o.mendable) * o.by_hash, false, true), ((o.differing - o.mendable) - o.by_hash, false, false)
+) AS k(windows, mendable, by_hash)
+CROSS JOIN LATERAL unnest(k.windows) AS w
+ORDER BY 1;
 
 -- name: progress_run_row
 -- The run that is followed.
