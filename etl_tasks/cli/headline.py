@@ -13,7 +13,6 @@ from etl_tasks.core.states import MANUAL_PREFIX, PublishState, RunStatus
 from etl_tasks.core.status import DifferingWindow, OwedPublish, ProcessView, RunView, StatusReport, lag_of
 
 CLI = "python -m etl_tasks"
-BEAT_COMMAND = "celery -A etl_tasks beat"
 QUIET_S = 120.0
 STUCK_S = 600.0
 NEAR = timedelta(hours=1)
@@ -39,7 +38,7 @@ class Expectations:
     """What is normal. ``step_s`` is the schedule's interval (STEP_MIN), ``lag_s`` how far it stays behind by intent.
 
     A worker that said nothing for ``quiet_s`` is gone (workers write a heartbeat at least every sweep); nothing due may
-    stand for ``stuck_s``.
+    stand for ``stuck_s``. ``process`` is the schedule's (PROCESS_NAME): only its lag is judged; empty: of any.
     """
 
     step_s: float
@@ -47,6 +46,7 @@ class Expectations:
     shift_min: int = 0
     quiet_s: float = QUIET_S
     stuck_s: float = STUCK_S
+    process: str = ""
 
     @property
     def behind_after_s(self) -> float:
@@ -92,18 +92,23 @@ def headline_of(report: StatusReport, expected: Expectations) -> Headline:
         first = f"{CLI} run --since … --until …"
         return Headline([Clause(Level.ATTENTION, "nothing has run yet", first)])
     clauses = [_running(report, expected), *_lags(report, expected)]
-    failures = [*_failures(report)]
-    clauses += failures or [Clause(Level.OK, "nothing failed")]
-    clauses += _differences(report, expected)
+    failures, holes = [*_failures(report)], [*_holes(report, expected)]
+    if not failures and not holes:
+        clauses.append(Clause(Level.OK, "nothing failed"))
+    clauses += [*failures, *holes, *_cancelled(report), *_rejects(report), *_differences(report, expected)]
     return Headline(clauses)
 
 
-def schedule_lanes(report: StatusReport) -> list[ProcessView]:
-    """Processes whose watermark follows the present: a lane of runs by hand stands where it was last sent."""
+def schedule_lanes(report: StatusReport, expected: Expectations) -> list[ProcessView]:
+    """Processes whose watermark follows the present: a lane of runs by hand stands where it was last sent, and one
+    under a name that the schedule does not have (any more) stands still.
+    """
     return [
         process
         for process in report.processes
-        if not process.process.startswith(MANUAL_PREFIX) and any(not run.is_publish for run in process.runs)
+        if expected.process in ("", process.process)
+        and not process.process.startswith(MANUAL_PREFIX)
+        and any(not run.is_publish for run in process.runs)
     ]
 
 
@@ -187,7 +192,7 @@ def _waiting(report: StatusReport) -> Clause:
 
 
 def _lags(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
-    lanes = schedule_lanes(report)
+    lanes = schedule_lanes(report, expected)
     for lane in lanes:
         name = f"{lane.process} " if len(lanes) > 1 else ""
         if lane.watermark is None:
@@ -201,21 +206,28 @@ def _lags(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
 
 
 def _catch_up(lane: ProcessView, now: datetime, expected: Expectations) -> str:
-    """Nobody plans: beat is missing. Somebody does: look at the run that is to catch up, or has failed to."""
+    """Nobody plans: beat, or a worker on its queue, is missing. Somebody does: look at the run that is to catch up, or
+    has failed to.
+    """
     newest = max(lane.runs, key=lambda run: run.run_id)
     if not newest.active and (now - newest.started_at).total_seconds() > 2 * expected.step_s:
-        return BEAT_COMMAND
+        return f"{CLI} doctor beat queues"
     return f"{CLI} status {newest.run_id}"
 
 
 def _failures(report: StatusReport) -> Iterator[Clause]:
-    if report.unloaded:
-        windows = sum(each.windows for each in report.unloaded)
-        kinds = ", ".join(dict.fromkeys(each.error_kind for each in report.unloaded))
-        runs = list(dict.fromkeys(each.run_id for each in report.unloaded))
+    unloaded = [each for each in report.unloaded if not each.cancelled]
+    if unloaded:
+        windows = sum(each.windows for each in unloaded)
+        kinds = ", ".join(dict.fromkeys(each.error_kind for each in unloaded))
+        runs = list(dict.fromkeys(each.run_id for each in unloaded))
         verb = "is" if windows == 1 else "are"
         text = f"{count_of(windows, 'window')} {verb} NOT LOADED ({kinds}; {_runs_named(runs)})"
         yield Clause(Level.FAILED, text, f"{CLI} status {runs[0]}")
+    if report.incomplete:
+        partitions = ", ".join(map(str, report.incomplete[:3])) + (", …" if len(report.incomplete) > 3 else "")
+        what = count_of(len(report.incomplete), "partition")
+        yield Clause(Level.FAILED, f"{what} PUBLISHED WITH A HOLE ({partitions})", f"{CLI} gaps")
     given_up = [owed for owed in report.owed if owed.state == PublishState.ERROR]
     if given_up:
         kinds = ", ".join(dict.fromkeys(owed.error_kind or "unknown" for owed in given_up))
@@ -231,10 +243,34 @@ def _failed_without_windows(report: StatusReport) -> Iterator[RunView]:
     """Last runs that failed as a whole: what failed by window or by partition is told by what is still missing."""
     for process in report.processes:
         runs = [run for run in process.runs if not run.is_publish and run.status != RunStatus.SKIPPED]
-        if runs and runs[0].status == RunStatus.ERROR:
+        if runs and runs[0].status == RunStatus.ERROR and not runs[0].cancelled:
             details = runs[0].details
             if not details.get("failed_slices") and not details.get("incomplete_partitions"):
                 yield runs[0]
+
+
+def _holes(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
+    if report.holes is not None:
+        holes, shift = report.holes, timedelta(minutes=expected.shift_min)
+        what = f"{count_of(holes.count, 'interval')} ({rough(timedelta(seconds=holes.seconds))})"
+        where = f"between {iso_second(holes.since - shift)} and {iso_second(holes.until - shift)}"
+        verb = "was" if holes.count == 1 else "were"
+        yield Clause(Level.ATTENTION, f"{what} {where} {verb} NEVER LOADED, or lost since", f"{CLI} gaps")
+
+
+def _cancelled(report: StatusReport) -> Iterator[Clause]:
+    for each in report.unloaded:
+        if each.cancelled:
+            text = f"run {each.run_id} was cancelled, {count_of(each.windows, 'window')} not loaded"
+            yield Clause(Level.ATTENTION, text, f"{CLI} resume {each.run_id}")
+
+
+def _rejects(report: StatusReport) -> Iterator[Clause]:
+    rows, run_id = report.rejected_rows.rows, report.rejected_rows.run_id
+    if rows:
+        yield Clause(
+            Level.ATTENTION, f"{count_of(rows, 'row')} REJECTED (last by run {run_id})", f"{CLI} status {run_id}"
+        )
 
 
 def _runs_named(run_ids: Sequence[int], most: int = 3) -> str:

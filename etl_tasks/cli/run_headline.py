@@ -85,7 +85,7 @@ def _end(report: RunReport) -> Clause:
         return Clause(Level.OK, f"ok: {said}{reason}")
     mended = report.failed_slices and not report.unloaded
     why = f": {first_line(run.reason, 160)}" if run.reason else ""
-    return Clause(Level.ATTENTION if mended else Level.FAILED, f"ended in error{why} ({said})")
+    return Clause(Level.ATTENTION if mended or run.cancelled else Level.FAILED, f"ended in error{why} ({said})")
 
 
 def _failures(report: RunReport) -> Iterator[Clause]:

@@ -81,6 +81,7 @@ def expectations(settings: Settings) -> Expectations:
         lag_s=settings.phx_query_lag_minutes * 60,
         shift_min=settings.phx_query_shift_minutes,
         quiet_s=max(QUIET_S, 6.0 * settings.sweep_every_s),
+        process=settings.process_name,
     )
 
 
@@ -93,7 +94,7 @@ def _everything(settings: Settings) -> _View:
         return _stacked([top, *screen_parts(report, headline_of(report, expected), expected)])
 
     return _View(
-        look=lambda: wiring.status_journal.report(wiring.clean_table),
+        look=lambda: wiring.status_journal.report(wiring.clean_table, settings.process_name, expected.shift_min),
         screen=screen,
         as_dict=lambda report: as_dict(report, wiring.clean_table, expected),
         over=lambda report: False,

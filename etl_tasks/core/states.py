@@ -115,6 +115,12 @@ def process_for(process_name: str, manual: bool) -> str:
     return MANUAL_PREFIX + process_name if manual else process_name
 
 
+def lanes_of(process_name: str) -> list[str]:
+    """The names of all our lanes: the schedule, the runs by hand beside it, and the publishes of each."""
+    loading = [process_for(process_name, manual) for manual in (False, True)]
+    return [*loading, *map(dedup_process, loading)]
+
+
 def dedup_process(process: str) -> str:
     """The journal's name under which the publishes of ``process`` stand: ``<process>:dedup``."""
     return process + DEDUP_SUFFIX

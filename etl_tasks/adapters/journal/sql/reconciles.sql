@@ -46,11 +46,13 @@ FROM public.inc_processing_partitions
 WHERE clean_table = %(clean_table)s AND partition = ANY (%(partitions)s) ORDER BY partition;
 
 -- name: repair_to_check
--- The newest reconcile whose repair was begun by the schedule, has ended, and has not been looked at since.
+-- The newest reconcile whose repair was begun by the schedule, has ended, and has not been looked at since: a look that failed
+-- is none, but three such are enough.
 SELECT r.id, (r.details -> 'repair' ->> 'run')::bigint AS run_id, lower(d) AS window_from, upper(d) AS window_to, r.by_hash
 FROM (SELECT * FROM public.inc_processing_reconciles WHERE clean_table = %(clean_table)s AND details ? 'repair' ORDER BY id DESC LIMIT 1) r
 CROSS JOIN LATERAL unnest(r.differing) AS d
-WHERE NOT EXISTS (SELECT 1 FROM public.inc_processing_reconciles c WHERE c.repairs = r.id)
+WHERE NOT EXISTS (SELECT 1 FROM public.inc_processing_reconciles c WHERE c.repairs = r.id AND c.status <> 'error')
+  AND (SELECT count(*) FROM public.inc_processing_reconciles c WHERE c.repairs = r.id) < 3
   AND NOT EXISTS (SELECT 1 FROM public.inc_processing a WHERE a.id = (r.details -> 'repair' ->> 'run')::bigint AND a.ts_end IS NULL)
 ORDER BY 3;
 
