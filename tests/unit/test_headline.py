@@ -184,8 +184,8 @@ def test_holes_of_which_no_run_tells() -> None:
     assert said(report(ended(), holes=holes), replace(NORMAL, shift_min=-60, lag_s=7200)) == (
         "attention",
         # Between 10:00 and 20:00 of the source, an hour behind the business.
-        "idle, the last work ended 8 min ago; 1 h 3 min behind; 2 intervals (3 h 0 min) between 2025-08-08T11:00:00Z and "
-        "2025-08-08T21:00:00Z were NEVER LOADED, or lost since",
+        "idle, the last work ended 8 min ago; 1 h 3 min behind; 2 intervals (3 h 0 min) between 2025-08-08T11:00:00Z "
+        "and 2025-08-08T21:00:00Z were NEVER LOADED, or lost since",
         "python -m etl_tasks gaps",
     )
     level, words, command = said(report(ended(), incomplete=[20250801]))

@@ -218,3 +218,14 @@ def test_a_repair_is_looked_at_once_when_its_run_has_ended(world: World) -> None
     assert journal.unmended() == [EARLY], "for a day"
     world.rows("UPDATE public.inc_processing_reconciles SET started_at = started_at - interval '25 hours' RETURNING 1")
     assert journal.unmended() == []
+
+
+def test_a_look_at_a_repair_that_failed_is_none(world: World) -> None:
+    journal = world.journal.reconciles
+    verdict = reconcile(ReconcileRequest(SLICES, True), comparing(world, context(Source(ROWS), Target(clean(ROWS[2])))))
+    journal.note(verdict.reconcile_id, {"repair": {"run": None, "publishes": [20250808]}})
+    for failures in range(3):
+        assert journal.repair_to_check() is not None, failures
+        looking = journal.begin(EARLY, by_hash=True, repairs=verdict.reconcile_id, repair_run_id=None, details={})
+        journal.end(looking, "error", [], {"error": "the source is away"}, by_hash=True)
+    assert journal.repair_to_check() is None, "enough"
