@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from etl_tasks.cli.run_verdict import run_verdict
-from etl_tasks.cli.status_json import reject_dict, run_dict, slices_dict, verdict_dict, window_dict, work_dict
+from etl_tasks.cli.headline import Expectations
+from etl_tasks.cli.run_headline import run_headline
+from etl_tasks.cli.status_json import headline_dict, reject_dict, run_dict, slices_dict, window_dict, work_dict
 from etl_tasks.cli.texts import iso, iso_or_none
-from etl_tasks.cli.verdict import Expectations
 from etl_tasks.core.run_report import Rate, RunReport, SplitTree, WindowTime, eta_of, overall_rate, recent_rate
 from etl_tasks.core.status import PartitionProgress
 
@@ -20,7 +20,7 @@ def run_as_dict(report: RunReport, expected: Expectations) -> dict[str, Any]:
         "now": iso(report.now),
         "clean_table": report.clean_table,
         "process": run.process,
-        **verdict_dict(run_verdict(report, expected)),
+        **headline_dict(run_headline(report, expected)),
         **run_dict(run),
         "details": dict(run.details),
         **slices_dict(report.groups, run.run_id, report.rejected_rows),

@@ -8,11 +8,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etl_tasks.cli.run_verdict import eta_words
-from etl_tasks.cli.status_screen import errors_table, headline, rejects_table, slices_table
+from etl_tasks.cli.headline import Headline
+from etl_tasks.cli.run_headline import eta_words
+from etl_tasks.cli.status_screen import errors_table, headline_lines, rejects_table, slices_table
 from etl_tasks.cli.tables import STYLES, plain_table
 from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
-from etl_tasks.cli.verdict import Verdict
 from etl_tasks.core.run_report import Rate, RunReport, overall_rate, recent_rate
 from etl_tasks.core.status import PartitionProgress, with_errors
 
@@ -20,9 +20,9 @@ _MOST_PARTITIONS = 31
 _MOST_WINDOWS = 5
 
 
-def run_parts(report: RunReport, verdict: Verdict) -> Iterator[RenderableType]:
+def run_parts(report: RunReport, said: Headline) -> Iterator[RenderableType]:
     """What to print, one below the other."""
-    yield headline(verdict)
+    yield headline_lines(said)
     yield Text("\n").join(_facts(report))
     if report.run.is_publish:
         yield _stages(report)

@@ -12,13 +12,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from etl_tasks.cli.assembly import open_wiring, read_settings
+from etl_tasks.cli.headline import QUIET_S, Expectations, headline_of
+from etl_tasks.cli.run_headline import run_headline
 from etl_tasks.cli.run_json import run_as_dict
 from etl_tasks.cli.run_screen import run_parts
-from etl_tasks.cli.run_verdict import run_verdict
 from etl_tasks.cli.status_json import as_dict
 from etl_tasks.cli.status_screen import screen_parts
 from etl_tasks.cli.texts import iso_second, wide_console
-from etl_tasks.cli.verdict import QUIET_S, Expectations, verdict
 from etl_tasks.cli.watching import open_display, watch
 from etl_tasks.core.run_report import RunReport
 from etl_tasks.core.status import StatusReport
@@ -81,6 +81,7 @@ def expectations(settings: Settings) -> Expectations:
         lag_s=settings.phx_query_lag_minutes * 60,
         shift_min=settings.phx_query_shift_minutes,
         quiet_s=max(QUIET_S, 6.0 * settings.sweep_every_s),
+        process=settings.process_name,
     )
 
 
@@ -90,10 +91,10 @@ def _everything(settings: Settings) -> _View:
 
     def screen(report: StatusReport) -> RenderableType:
         top = Text(f"{wiring.clean_table}  journal {settings.journal_table}  {iso_second(report.now)}")
-        return _stacked([top, *screen_parts(report, verdict(report, expected), expected)])
+        return _stacked([top, *screen_parts(report, headline_of(report, expected), expected)])
 
     return _View(
-        look=lambda: wiring.status_journal.report(wiring.clean_table),
+        look=lambda: wiring.status_journal.report(wiring.clean_table, settings.process_name, expected.shift_min),
         screen=screen,
         as_dict=lambda report: as_dict(report, wiring.clean_table, expected),
         over=lambda report: False,
@@ -107,7 +108,7 @@ def _one_run(run_id: int, settings: Settings) -> _View:
     def screen(report: RunReport) -> RenderableType:
         table = report.clean_table or "of the old system"
         top = Text(f"run {run_id}  {table}  journal {settings.journal_table}  {iso_second(report.now)}")
-        return _stacked([top, *run_parts(report, run_verdict(report, expected))])
+        return _stacked([top, *run_parts(report, run_headline(report, expected))])
 
     return _View(
         look=lambda: wiring.status_journal.run_report(run_id),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from etl_tasks.cli.headline import Expectations, Headline, headline_of, why_owed
 from etl_tasks.cli.texts import iso, iso_or_none
-from etl_tasks.cli.verdict import Expectations, Verdict, verdict, why_owed
 from etl_tasks.core.status import (
+    Holes,
     OpenWork,
     OwedPublish,
     ReconcileView,
@@ -28,7 +29,7 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
     return {
         "now": iso(report.now),
         "clean_table": clean_table,
-        **verdict_dict(verdict(report, expected)),
+        **headline_dict(headline_of(report, expected)),
         "last_progress": iso_or_none(report.last_progress),
         "last_sign": iso_or_none(report.last_sign),
         "oldest_heartbeat": iso_or_none(report.oldest_heartbeat),
@@ -50,14 +51,19 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
         "rejects": [reject_dict(each) for each in report.rejects],
         "owed": [_owed_dict(owed, report) for owed in report.owed],
         "incomplete_partitions": list(report.incomplete),
+        "holes": _holes_dict(report.holes) if report.holes else None,
+        "rejected_rows": report.rejected_rows.rows,
         "reconciles": [_reconcile_dict(each) for each in report.reconciles],
-        "differing": [window_dict(window) for window in report.differing],
+        "differing": [
+            {**window_dict(each.window), "by_hash": each.by_hash, "mendable": each.mendable}
+            for each in report.differing
+        ],
     }
 
 
-def verdict_dict(found: Verdict) -> dict[str, Any]:
+def headline_dict(found: Headline) -> dict[str, Any]:
     """The headline, how bad it is, and what to type next (None: nothing)."""
-    return {"level": str(found.level), "headline": found.headline, "next": found.command or None}
+    return {"level": str(found.level), "headline": found.text, "next": found.command or None}
 
 
 def run_dict(run: RunView) -> dict[str, Any]:
@@ -140,10 +146,20 @@ def _unloaded_dict(each: UnloadedWindows) -> dict[str, Any]:
     return {
         "run": each.run_id,
         "error_kind": each.error_kind,
+        "cancelled": each.cancelled,
         "windows": each.windows,
         "from": iso(each.since),
         "to": iso(each.until),
         "example": {**window_dict(each.window), "last_error": each.last_error},
+    }
+
+
+def _holes_dict(holes: Holes) -> dict[str, Any]:
+    return {
+        "intervals": holes.count,
+        "seconds": holes.seconds,
+        "from": iso(holes.since),
+        "to": iso(holes.until),
     }
 
 
@@ -178,4 +194,6 @@ def _reconcile_dict(view: ReconcileView) -> dict[str, Any]:
         "extra": view.extra,
         "changed": view.changed,
         "repair_run": view.repair_run_id,
+        "error": view.error or None,
+        "died": view.died,
     }

@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etl_tasks.cli.headline import CLI, Expectations, Headline, schedule_lanes, why_owed
 from etl_tasks.cli.tables import STYLES, plain_table
 from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
-from etl_tasks.cli.verdict import CLI, Expectations, Verdict, schedule_lanes, why_owed
 from etl_tasks.core.states import RunStatus, SliceState
 from etl_tasks.core.status import (
     NEWEST_REJECTS,
@@ -31,9 +31,9 @@ _MOST_REJECTS = 8
 _SLICE_COLUMNS = ("slices", "planned", "running", "done", "split", "error", "overloads", "depth", "rows", "rejected")
 
 
-def screen_parts(report: StatusReport, verdict: Verdict, expected: Expectations) -> Iterator[RenderableType]:
+def screen_parts(report: StatusReport, said: Headline, expected: Expectations) -> Iterator[RenderableType]:
     """What to print, one below the other."""
-    yield headline(verdict)
+    yield headline_lines(said)
     if not report.processes:
         return
     yield Text("\n").join(_facts(report, expected))
@@ -51,17 +51,17 @@ def screen_parts(report: StatusReport, verdict: Verdict, expected: Expectations)
     yield _owed(report) if report.owed else Text("nothing is owed: everything loaded is published")
 
 
-def headline(verdict: Verdict) -> Text:
-    """The verdict in words, and below it what to type next, if anything."""
-    text = Text(verdict.headline, style=f"bold {STYLES.get(verdict.level, '')}".strip())
-    return Text.assemble(text, "\n  next: ", (verdict.command, "bold")) if verdict.command else text
+def headline_lines(said: Headline) -> Text:
+    """The headline, and below it what to type next, if anything."""
+    text = Text(said.text, style=f"bold {STYLES.get(said.level, '')}".strip())
+    return Text.assemble(text, "\n  next: ", (said.command, "bold")) if said.command else text
 
 
 def _facts(report: StatusReport, expected: Expectations) -> Iterator[Text]:
-    for process in schedule_lanes(report):
+    for process in schedule_lanes(report, expected):
         yield _watermark(process, report.now, expected)
     yield Text(_activity(report))
-    yield _reconciled(report, expected)
+    yield from _reconciled(report, expected)
     if report.incomplete:
         yield Text(f"published with a hole: partitions {_listed(report.incomplete)}", style=STYLES["error"])
 
@@ -97,18 +97,32 @@ def _activity(report: StatusReport) -> str:
     return "work: " + (", ".join(said) or "none yet")
 
 
-def _reconciled(report: StatusReport, expected: Expectations) -> Text:
+def _reconciled(report: StatusReport, expected: Expectations) -> Iterator[Text]:
+    """The newest reconcile, and where that has compared nothing, also the newest that has."""
     if not report.reconciles:
-        return Text(f"never reconciled with the source: {CLI} reconcile --since … --until …")
+        yield Text(f"never reconciled with the source: {CLI} reconcile --since … --until …")
+        return
     newest = report.reconciles[0]
-    style = STYLES.get("different" if report.differing else newest.status, "")
-    return Text(_reconcile_words(newest, report.now, expected), style=style)
+    compared = next((each for each in report.reconciles if each.compared), None)
+    for view in [newest] if newest is compared or compared is None else [newest, compared]:
+        state = "error" if view.died else view.status
+        style = STYLES.get("different" if report.differing and view.compared else state, "")
+        yield Text(_reconcile_words(view, report.now, expected), style=style)
 
 
 def _reconcile_words(view: ReconcileView, now: datetime, expected: Expectations) -> str:
     shift = timedelta(minutes=expected.shift_min)
     how = "every row" if view.by_hash else "by count"
     what = f"[{iso_second(view.since - shift)}, {iso_second(view.until - shift)}) {how}"
+    if view.died:
+        begun = rough(now - view.started_at)
+        return (
+            f"reconcile begun {begun} ago DIED after {count_of(view.windows, 'window')}, the next one ends it: {what}"
+        )
+    if view.status == "error":
+        ended = rough(now - (view.ended_at or view.started_at))
+        why = first_line(view.error, 160) or "no reason was written"
+        return f"reconcile FAILED {ended} ago after {count_of(view.windows, 'window')}, {what}: {why}"
     if view.status == "running":
         return f"reconcile under way since {rough(now - view.started_at)}: {what}"
     found = [f"{count_of(view.windows, 'window')}"]

@@ -65,6 +65,11 @@ class Finding:
         return self.counts.equal if self.content is None else self.content.equal
 
     @property
+    def mendable(self) -> bool:
+        """Whether publishing or loading (``--repair``) would change it."""
+        return self.cause in (Cause.UNPUBLISHED, Cause.NOT_LOADED, Cause.BEHIND)
+
+    @property
     def lacking(self) -> bool:
         """Whether CLEAN lacks something that loading the window again would bring."""
         if self.content is None:

@@ -36,6 +36,11 @@ class RunView:
         return self.ended_at is None and self.status in (RunStatus.PLANNED, RunStatus.RUNNING)
 
     @property
+    def cancelled(self) -> bool:
+        """Whether somebody ended it."""
+        return bool(self.details.get("cancelled"))
+
+    @property
     def is_publish(self) -> bool:
         """Whether it is a publish's row and not a run."""
         return self.process.endswith(DEDUP_SUFFIX)
@@ -102,7 +107,8 @@ class OpenWork:
 class UnloadedWindows:
     """Windows in error that nobody has loaded since, by the run that failed on them last and by the kind of error.
 
-    ``since`` and ``until`` hull them (source time); ``window`` and ``last_error`` are of one of them.
+    ``since`` and ``until`` hull them (source time); ``window`` and ``last_error`` are of one of them. ``cancelled``:
+    the run was ended by somebody before it had tried them.
     """
 
     run_id: int
@@ -112,6 +118,25 @@ class UnloadedWindows:
     until: datetime
     window: Window
     last_error: str
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Holes:
+    """Intervals that nobody has loaded, is to load or has failed on: how many, how long together, and their hull."""
+
+    count: int
+    seconds: float
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRows:
+    """Rows left out of loaded windows, of the newest ``NEWEST_REJECTS``, and the last run that did."""
+
+    rows: int = 0
+    run_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +159,8 @@ class RejectGroup:
 class ReconcileView:
     """One comparison of CLEAN with the source; the interval and ``differing`` are in source time.
 
-    ``status`` is running, exact, different or error. Numbers are None where that comparison does not count them.
+    ``status`` is running, exact, different or error (then ``error`` says why). Numbers are None where that comparison
+    does not count them. ``alive``: somebody holds the lock of reconciles; without, what is running has died.
     """
 
     reconcile_id: int
@@ -152,6 +178,31 @@ class ReconcileView:
     extra: int | None
     changed: int | None
     repair_run_id: int | None
+    error: str = ""
+    alive: bool = True
+
+    @property
+    def compared(self) -> bool:
+        """Whether it has compared to its end."""
+        return self.status in ("exact", "different")
+
+    @property
+    def died(self) -> bool:
+        """Whether its process has ended without a word."""
+        return self.status == "running" and not self.alive
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingWindow:
+    """A window (source time) that differed when it was last compared.
+
+    ``by_hash``: its content was found to differ, which a comparison by count may not see. ``mendable``: publishing or
+    loading it (``--repair``) would mend it; rows only in CLEAN, and rows that do not fit, stay as they are.
+    """
+
+    window: Window
+    by_hash: bool = False
+    mendable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +221,7 @@ class StatusReport:
     ``slices`` and ``rejected`` (rows by run) are of the active runs and of the last run of each process that had
     slices; ``incomplete`` are partitions with a hole that some run left in error. ``unloaded`` and ``rejects`` are of
     every run that the journal still has. ``reconciles`` are the newest, newest first; ``differing`` are the windows
-    (source time) that differed when they were last compared.
+    (source time) that differed when they were last compared. ``holes`` are below the schedule's watermark.
     """
 
     now: datetime
@@ -183,7 +234,9 @@ class StatusReport:
     unloaded: Sequence[UnloadedWindows] = ()
     rejects: Sequence[RejectGroup] = ()
     reconciles: Sequence[ReconcileView] = ()
-    differing: Sequence[Window] = ()
+    differing: Sequence[DifferingWindow] = ()
+    rejected_rows: RejectedRows = RejectedRows()
+    holes: Holes | None = None
 
     @property
     def active(self) -> list[RunView]:

@@ -13,7 +13,7 @@ import structlog
 
 from etl_tasks.core.reconcile_verdict import Finding, Verdict, judge
 from etl_tasks.core.slicing import PlannedSlice
-from etl_tasks.core.windows import Window, subtract
+from etl_tasks.core.windows import Window, merge, subtract
 from etl_tasks.errors import EtlError, TransientError
 from etl_tasks.pipeline.ports import Journal
 from etl_tasks.pipeline.reconcile import ReconcileContext, compare_windows, count_windows
@@ -117,6 +117,10 @@ def reconcile(request: ReconcileRequest, context: ReconciliationContext) -> Verd
             "asked_again": sum(each.asked_again for each in verdict.findings),
             "settled": settled,
             "raw_forgot": sum(each.raw_forgot for each in verdict.findings),
+            "beyond": [
+                [window.start.isoformat(), window.end.isoformat()]
+                for window in merge(each.window for each in verdict.differing if not each.mendable)
+            ],
         },
         by_hash=request.by_hash,
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
 import pytest
 
 from etl_tasks.adapters.journal import Journal, JournalConfig
+from etl_tasks.adapters.journal.reconciles import ReconcileJournal
 from etl_tasks.adapters.journal.status import StatusJournal
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.publishing import StageMetric
 from etl_tasks.core.records import NewRun, Reject, SliceResult
 from etl_tasks.core.slicing import SlicingRules, plan_slices
-from etl_tasks.core.status import RunProgress, StatusReport, slices_by_state
+from etl_tasks.core.status import DifferingWindow, Holes, RejectedRows, RunProgress, StatusReport, slices_by_state
 from etl_tasks.core.windows import Window, halve
 from etl_tasks.errors import CountMismatch, Overloaded, RowRejected, Unreachable, UsageError
 
@@ -58,7 +60,7 @@ class World:
         self.journal.slices.finish(claim, SliceResult(rows, rows, rows, rows, 0, {"fetch": 1}))
 
     def report(self) -> StatusReport:
-        return self.status.report(CLEAN)
+        return self.status.report(CLEAN, "codes")
 
     def progress(self, run_id: int) -> RunProgress:
         return self.status.progress(run_id)
@@ -280,13 +282,25 @@ def test_what_another_run_has_loaded_is_not_missing_any_more(world: World) -> No
 
 
 def test_reconciles_and_what_still_differs(world: World) -> None:
-    def reconciled(start: int, end: int, *differing: int, by_hash: bool = True, status: str | None = None) -> None:
-        """A comparison of some hours, some of which differ."""
-        found = ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in differing)
+    def reconciled(
+        start: int,
+        end: int,
+        *differing: int,
+        by_hash: bool = True,
+        status: str | None = None,
+        compared: Sequence[int] = (),
+        beyond: Sequence[int] = (),
+    ) -> None:
+        """A comparison of some hours, some of which differ; ``compared``: of these alone, and of none between."""
+
+        def ranges(numbers: Sequence[int]) -> str:
+            return ", ".join(f"tstzrange('{hour(each).start}', '{hour(each).end}')" for each in numbers)
+
         with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {world.table}_reconciles (clean_table, since, until, by_hash, status, ended_at, windows, "
-                f"differing, missing) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, tstzmultirange({found}), %s)",
+                "differing, compared, missing, details) VALUES (%s, %s, %s, %s, %s, clock_timestamp(), %s, "
+                f"tstzmultirange({ranges(differing)}), tstzmultirange({ranges(compared)}), %s, %s)",
                 (
                     CLEAN,
                     hour(start).start,
@@ -295,33 +309,219 @@ def test_reconciles_and_what_still_differs(world: World) -> None:
                     status or ("different" if differing else "exact"),
                     end - start,
                     len(differing),
+                    json.dumps({"beyond": [[str(hour(each).start), str(hour(each).end)] for each in beyond]}),
                 ),
             )
         connection.close()
 
-    assert (list(world.report().reconciles), list(world.report().differing)) == ([], [])
+    def differing() -> list[DifferingWindow]:
+        return [*world.report().differing]
+
+    assert (list(world.report().reconciles), differing()) == ([], [])
     reconciled(0, 10, 2, 5)
     reconciled(12, 14)
     report = world.report()
     assert [(each.status, each.windows) for each in report.reconciles] == [("exact", 2), ("different", 10)]
     assert [*report.reconciles[1].differing] == [hour(2), hour(5)]
-    assert [*report.differing] == [hour(2), hour(5)]
+    assert differing() == [DifferingWindow(hour(2), by_hash=True), DifferingWindow(hour(5), by_hash=True)]
     # The fifth hour was repaired. To count the second again does not settle what was found by its content.
     reconciled(5, 6)
     reconciled(0, 10, by_hash=False)
     # One that ended in error has compared nothing.
     reconciled(0, 10, status="error")
-    assert [*world.report().differing] == [hour(2)]
-    reconciled(2, 3)
-    assert [*world.report().differing] == []
-    assert world.status.report("stg.another").reconciles == []
+    assert differing() == [DifferingWindow(hour(2), by_hash=True)]
+    # A look at what was repaired compares the first and the last of its hours, and none between.
+    reconciled(0, 10, compared=[0, 9])
+    assert differing() == [DifferingWindow(hour(2), by_hash=True)]
+    # By count an hour differs where the content of another was found to differ, and one by rows only in CLEAN.
+    reconciled(3, 8, 4, 7, by_hash=False, beyond=[7])
+    assert differing() == [
+        DifferingWindow(hour(2), by_hash=True),
+        DifferingWindow(hour(4)),
+        DifferingWindow(hour(7), mendable=False),
+    ]
+    # What is exact since need not be looked at again by content.
+    reconciled(3, 5, by_hash=False)
+    # Hundreds that looked elsewhere hide nothing.
+    execute(
+        world,
+        "INSERT INTO {}_reconciles (clean_table, since, until, by_hash, status, ended_at) "
+        "SELECT %s, %s, %s, true, 'exact', clock_timestamp() FROM generate_series(1, 220)",
+        CLEAN,
+        hour(12).start,
+        hour(14).start,
+    )
+    assert differing() == [DifferingWindow(hour(2), by_hash=True), DifferingWindow(hour(7), mendable=False)]
+    # An old hole that was found by content is mendable until it is looked at by content again.
+    reconciled(2, 3, 2, by_hash=False, beyond=[2])
+    assert differing()[0] == DifferingWindow(hour(2), by_hash=True)
+    reconciled(2, 3, 2, beyond=[2])
+    assert differing()[0] == DifferingWindow(hour(2), by_hash=True, mendable=False)
+    reconciled(0, 10)
+    assert differing() == []
+    assert world.status.report("stg.another", "codes").reconciles == []
+
+
+def execute(world: World, sql: str, *parameters: object) -> None:
+    """A statement behind the journal's back, in which {} is its main table."""
+    with psycopg2.connect(world.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute(sql.format(world.table), parameters)
+    connection.close()
+
+
+def publish(world: World, partition: int) -> None:
+    claim = world.journal.publishes.claim(
+        CLEAN, partition, dedup_process="codes:dedup", worker="w", lease_s=60, max_attempts=10
+    )
+    assert claim is not None
+    world.journal.publishes.finish(claim, duration_ms=1, pinned=[], details={})
+
+
+def fail(world: World, slice_id: int) -> None:
+    claim = world.journal.slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+    assert claim is not None
+    world.journal.slices.fail(claim, RowRejected("x"), "row x")
+
+
+def test_a_cancelled_run_is_told_apart_and_no_hole_of_a_publish(world: World) -> None:
+    run_id = world.plan(4)
+    first, second, *_ = world.claim(run_id)
+    world.load(first, 10)
+    fail(world, second)
+    assert world.journal.runs.abort(run_id, "cancelled by ann") == "error"
+    found = {(each.error_kind, each.cancelled): each.windows for each in world.report().unloaded}
+    assert found == {("RowRejected", False): 1, ("RunEnded", True): 2}
+    publish(world, 20250808)
+    assert world.report().incomplete == [20250808], "the window that failed before it was cancelled"
+
+    # The failed one and one of the others are loaded; what is left was given up by whoever cancelled.
+    again = world.plan(3, process="manual_codes")
+    for slice_id in world.claim(again):
+        world.load(slice_id, 10)
+    publish(world, 20250808)
+    report = world.report()
+    assert [(each.windows, each.cancelled, each.window) for each in report.unloaded] == [(1, True, hour(3))]
+    assert (report.incomplete, report.holes) == ([], None)
+
+
+def test_what_an_active_run_is_to_load_is_not_missing(world: World) -> None:
+    run_id = world.plan(4)
+    first, second, third, fourth = world.claim(run_id)
+    world.load(first, 10)
+    fail(world, second)
+    fail(world, third)
+    world.load(fourth, 10)
+    publish(world, 20250808)
+    assert world.journal.runs.finalize(run_id) == "error"
+    assert [(each.windows, each.window) for each in world.report().unloaded] == [(2, hour(1))]
+    assert (world.report().incomplete, world.report().holes) == ([20250808], None)
+
+    resumed = world.plan(1, process="manual_codes", start=hour(1).start)
+    report = world.report()
+    assert [(each.windows, each.window) for each in report.unloaded] == [(1, hour(2))]
+    assert report.incomplete == [], "its publish is still to come"
+    # Of the run itself it is missing none the less.
+    assert world.status.run_report(run_id).unloaded == 2
+    (slice_id,) = world.claim(resumed)
+    fail(world, slice_id)
+    assert {each.run_id: each.windows for each in world.report().unloaded} == {run_id: 1, resumed: 1}
+
+
+def test_a_hole_outlives_the_retention_of_runs(world: World) -> None:
+    failed, again = world.plan(3), 0
+    first, second, third = world.claim(failed)
+    world.load(first, 10)
+    fail(world, second)
+    world.load(third, 10)
+    publish(world, 20250808)
+    assert world.journal.runs.finalize(failed) == "error"
+    for _ in range(2):
+        again = world.plan(1, process="manual_codes", start=hour(1).start)
+        (slice_id,) = world.claim(again)
+        fail(world, slice_id)
+        assert world.journal.runs.finalize(again) == "error"
+    execute(world, "UPDATE {} SET ts_end = ts_end - interval '9 d' WHERE ts_end IS NOT NULL")
+    # Of the two that failed on it again the first goes; the run before them bears the watermark.
+    assert world.journal.sweeps.prune(7) == 1
+    assert [(each.run_id, each.windows) for each in world.report().unloaded] == [(again, 1)]
+    # The next publish knows of the hole.
+    loaded = world.plan(1, process="codes", start=hour(5).start)
+    (slice_id,) = world.claim(loaded)
+    world.load(slice_id, 10)
+    publish(world, 20250808)
+    assert world.journal.runs.finalize(loaded) == "ok"
+    assert world.report().incomplete == [20250808]
+
+
+def test_holes_come_from_the_coverage(world: World) -> None:
+    for start in (2, 4, 7):
+        run_id = world.plan(1, process="manual_codes", start=hour(start).start)
+        (slice_id,) = world.claim(run_id)
+        world.load(slice_id, 10)
+        publish(world, 20250808)
+        assert world.journal.runs.finalize(run_id) == "ok"
+    # Without a schedule up to the last hour loaded.
+    assert world.report().holes == Holes(2, 3 * 3600.0, hour(3).start, hour(6).end)
+    # A rebuild has lost what was published first.
+    lost = "UPDATE {}_partitions SET loaded = loaded - tstzmultirange(tstzrange(%s, %s))"
+    execute(world, lost, hour(2).start, hour(2).end)
+    assert world.report().holes == Holes(2, 4 * 3600.0, hour(2).start, hour(6).end)
+    # What is being loaded is none; nor what the schedule has still before it.
+    active = world.plan(2, process="manual_codes", start=hour(2).start)
+    assert world.report().holes == Holes(1, 2 * 3600.0, hour(5).start, hour(6).end)
+    execute(
+        world,
+        "INSERT INTO {} (process_name, status, ts_end, clean_table, watermark) "
+        "VALUES ('codes', 'ok', clock_timestamp(), %s, %s)",
+        CLEAN,
+        hour(5).end,
+    )
+    assert world.report().holes == Holes(1, 3600.0, hour(5).start, hour(5).end)
+    assert world.status.report(CLEAN, "codes", -60).holes is None, "the watermark is business time"
+    assert world.journal.runs.abort(active, "cancelled") == "error"
+    assert world.report().holes == Holes(1, 3600.0, hour(5).start, hour(5).end), "told by the run that was cancelled"
+
+
+def test_rows_that_were_rejected_of_loaded_windows(world: World) -> None:
+    run_id = world.plan(2)
+    loaded, failed = world.claim(run_id)
+    for slice_id in (loaded, failed):
+        claim = world.journal.slices.claim(slice_id, worker="w", lease_s=60, max_attempts=5)
+        assert claim is not None
+        rejects = [Reject(f"('{slice_id}',)", "st", "300", "no"), Reject(f"('{slice_id}',)", "pt", "400", "no")]
+        world.journal.slices.record_rejects(claim, rejects)
+        if slice_id == loaded:
+            world.journal.slices.finish(claim, SliceResult(9, 9, 9, 9, 1, {}))
+        else:
+            world.journal.slices.fail(claim, RowRejected("x"), "too many")
+    # Two columns of one row; the window that failed is told as such.
+    assert world.report().rejected_rows == RejectedRows(1, run_id)
+
+
+def test_a_reconcile_whose_process_was_killed(world: World) -> None:
+    reconciles = ReconcileJournal(world.journal.database, CLEAN)
+    with reconciles.try_lock() as acquired:
+        assert acquired
+        reconciles.begin(hour(0), by_hash=True, repairs=None, repair_run_id=None, details={})
+        (running,) = world.report().reconciles
+        assert (running.status, running.died) == ("running", False)
+    (left,) = world.report().reconciles
+    assert (left.status, left.died) == ("running", True)
+
+
+def test_rows_without_a_table_count_only_for_our_own_lanes(world: World) -> None:
+    world.plan(1)
+    for name in ("another_job", "manual_codes", "codes:dedup", "manual_codes:dedup"):
+        execute(world, "INSERT INTO {} (process_name, status, ts_end) VALUES (%s, 'ok', clock_timestamp())", name)
+    names = {process.process for process in world.report().processes}
+    assert names == {"codes", "manual_codes", "codes:dedup", "manual_codes:dedup"}
 
 
 def test_other_tables_are_left_out(world: World) -> None:
     world.plan(1)
     world.plan(1, process="manual_codes")
     assert [process.process for process in world.report().processes] == ["codes", "manual_codes"]
-    assert world.status.report("stg.another").processes == []
+    assert world.status.report("stg.another", "codes").processes == []
 
 
 def test_the_columns_of_the_journal(world: World) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from etl_tasks.cli.following import IDLE_S, JOURNAL_PATIENCE_S, WORKER_COMMAND, Follower, Totals, partition_line
+from etl_tasks.cli.headline import Expectations
 from etl_tasks.cli.main import SECTIONS, cli, main
 from etl_tasks.cli.migrate import what_changed
 from etl_tasks.cli.run import why_not_ok
 from etl_tasks.cli.status_json import as_dict
 from etl_tasks.cli.texts import duration, first_line, iso, rough, short_interval
-from etl_tasks.cli.verdict import Expectations
 from etl_tasks.config import Settings
 from etl_tasks.core.status import (
     FailedSlice,

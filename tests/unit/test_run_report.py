@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from etl_tasks.cli.run_verdict import eta_words, run_verdict
-from etl_tasks.cli.verdict import Expectations
+from etl_tasks.cli.headline import Expectations
+from etl_tasks.cli.run_headline import eta_words, run_headline
 from etl_tasks.core.run_report import Pace, RunReport, eta_of, overall_rate, recent_rate
 from etl_tasks.core.status import OpenWork, PartitionProgress, RunProgress, RunView, SliceGroup
 
@@ -224,5 +224,5 @@ def test_time_left_is_unknown_when_nothing_moves() -> None:
     ],
 )
 def test_the_headline_of_a_run(found: RunReport, level: str, words: str, command: str) -> None:
-    said = run_verdict(found, NORMAL)
-    assert (said.level.value, said.headline, said.command) == (level, words, command)
+    said = run_headline(found, NORMAL)
+    assert (said.level.value, said.text, said.command) == (level, words, command)

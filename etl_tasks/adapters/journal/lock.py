@@ -80,4 +80,9 @@ class ReconcileLock(SessionLock):
     """One reconcile of a CLEAN table at a time: it reads the source beside the runs."""
 
     def __init__(self, config: JournalConfig, clean_table: str) -> None:
-        super().__init__(config, f"reconcile {config.table} {clean_table}")
+        super().__init__(config, reconcile_lock_name(config, clean_table))
+
+
+def reconcile_lock_name(config: JournalConfig, clean_table: str) -> str:
+    """The name under which the reconcile of a CLEAN table holds its lock."""
+    return f"reconcile {config.table} {clean_table}"

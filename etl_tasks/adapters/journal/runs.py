@@ -132,12 +132,15 @@ class RunJournal:
         return None if row is None else str(row.process_name)
 
     def abort(self, run_id: int, reason: str) -> str | None:
-        """End an active run as ``error``: open slices become errors, what it had loaded is owed. None: it has ended."""
+        """Cancel an active run, which ends as ``error``: open slices become errors, what it had loaded is owed.
+
+        None: it has ended.
+        """
         with self._database.transaction() as transaction:
             run = transaction.one("lock_active_run", run_id=run_id)
             if run is None:
                 return None
-            return end_run(transaction, run_id, run=run, status=RunStatus.ERROR, reason=reason)
+            return end_run(transaction, run_id, run=run, status=RunStatus.ERROR, reason=reason, cancelled=True)
 
     def _not_planned(self, transaction: Transaction, new: NewRun) -> PlannedRun:
         if new.task_id is not None:
@@ -181,10 +184,11 @@ def end_run(
     run: Any = None,
     status: RunStatus | None = None,
     reason: str = "",
+    cancelled: bool = False,
 ) -> str:
     """End the active run ``run_id`` (locked by the caller, or made in this transaction) and move the watermark with it.
 
-    The status follows from its partitions unless given. Returns the status.
+    The status follows from its partitions unless given; ``cancelled``: somebody wanted it so. Returns the status.
     """
     run = run or transaction.one("lock_active_run", run_id=run_id)
     holes = [Window(row.window_from, row.window_to) for row in transaction.all("holes_of_run", run_id=run_id)]
@@ -200,6 +204,8 @@ def end_run(
     details: dict[str, Any] = {"slices": int(outcome.slices), "failed_slices": int(outcome.failed_slices)}
     if outcome.incomplete:
         details["incomplete_partitions"] = list(outcome.incomplete)
+    if cancelled:
+        details["cancelled"] = True
     if reason:
         details[_REASON_NAMES.get(status, "note")] = reason
     watermark = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
+from etl_tasks.adapters.journal.lock import reconcile_lock_name
 from etl_tasks.adapters.journal.runs import watermark_of
 from etl_tasks.adapters.journal.status_rows import (
     failed_slice,
@@ -22,7 +24,18 @@ from etl_tasks.adapters.journal.status_rows import (
     window_time,
 )
 from etl_tasks.core.run_report import RECENT_S, RunReport
-from etl_tasks.core.status import NEWEST_REJECTS, FailedSlice, ProcessView, RejectGroup, RunProgress, StatusReport
+from etl_tasks.core.states import lanes_of
+from etl_tasks.core.status import (
+    NEWEST_REJECTS,
+    DifferingWindow,
+    FailedSlice,
+    Holes,
+    ProcessView,
+    RejectedRows,
+    RejectGroup,
+    RunProgress,
+    StatusReport,
+)
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import UsageError
 
@@ -38,11 +51,14 @@ class StatusJournal:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def report(self, clean_table: str) -> StatusReport:
-        """The state of everything that loads or publishes ``clean_table``."""
+    def report(self, clean_table: str, process: str, shift_min: int = 0) -> StatusReport:
+        """The state of everything that loads or publishes ``clean_table``; ``process`` is the schedule's.
+
+        ``shift_min`` is the shift of source time against business time.
+        """
         with self._database.transaction() as transaction:
             now = transaction.now()
-            rows = transaction.all("status_runs", clean_table=clean_table, last=_LAST_RUNS)
+            rows = transaction.all("status_runs", clean_table=clean_table, last=_LAST_RUNS, lanes=lanes_of(process))
             processes = _processes(transaction, rows)
             run_ids = _runs_in_detail(processes)
             every = {"clean_table": clean_table, "run_id": None}
@@ -59,12 +75,19 @@ class StatusJournal:
                 work=open_work(transaction.one("status_work", **every)),
                 unloaded=[unloaded_windows(row) for row in transaction.all("status_unloaded", **every)],
                 rejects=_rejects(transaction, every),
+                rejected_rows=_rejected_rows(transaction, clean_table),
+                holes=_holes(transaction, clean_table, watermark_of(transaction, process), shift_min),
                 reconciles=[
                     reconcile_view(row)
-                    for row in transaction.all("status_reconciles", clean_table=clean_table, most=_LAST_RECONCILES)
+                    for row in transaction.all(
+                        "status_reconciles",
+                        clean_table=clean_table,
+                        most=_LAST_RECONCILES,
+                        lock=reconcile_lock_name(self._database.config, clean_table),
+                    )
                 ],
                 differing=[
-                    Window(row.window_from, row.window_to)
+                    DifferingWindow(Window(row.window_from, row.window_to), row.by_hash, row.mendable)
                     for row in transaction.all("status_differing", clean_table=clean_table)
                 ],
             )
@@ -138,6 +161,18 @@ def _runs_in_detail(processes: Sequence[ProcessView]) -> list[int]:
 def _rejects(transaction: Transaction, key: Mapping[str, Any]) -> list[RejectGroup]:
     rows = transaction.all("status_rejects", **key, newest=NEWEST_REJECTS, most=_MOST_REJECTS)
     return [reject_group(row) for row in rows]
+
+
+def _rejected_rows(transaction: Transaction, clean_table: str) -> RejectedRows:
+    row = transaction.one("status_rejected_rows", clean_table=clean_table, newest=NEWEST_REJECTS)
+    return RejectedRows(int(row.rows), row.run_id)
+
+
+def _holes(transaction: Transaction, clean_table: str, watermark: datetime | None, shift_min: int) -> Holes | None:
+    """What is missing below the watermark: above it the schedule comes by, and how far it is behind is its lag."""
+    until = watermark + timedelta(minutes=shift_min) if watermark is not None else None
+    row = transaction.one("status_holes", clean_table=clean_table, until=until)
+    return Holes(int(row.holes), float(row.seconds), row.window_from, row.window_to) if row.holes else None
 
 
 def _run_row(transaction: Transaction, run_id: int) -> Any:

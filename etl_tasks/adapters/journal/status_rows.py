@@ -116,6 +116,7 @@ def unloaded_windows(row: Any) -> UnloadedWindows:
         until=row.until,
         window=Window(row.window_from, row.window_to),
         last_error=row.last_error or _NO_REASON,
+        cancelled=row.cancelled,
     )
 
 
@@ -143,6 +144,8 @@ def reconcile_view(row: Any) -> ReconcileView:
         extra=row.extra,
         changed=row.changed,
         repair_run_id=row.repair_run_id,
+        error=row.error or "",
+        alive=row.alive,
     )
 
 

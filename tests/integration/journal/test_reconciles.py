@@ -98,6 +98,18 @@ def test_what_still_differs_is_kept_with_its_cause(world: World) -> None:
     assert (kept.since, kept.until) == (EARLY.start, LATE.end)
     assert differing(world) == [EARLY]
     assert compared(world) == [hours(12, 13)]
+    assert kept.details["beyond"] == []
+
+
+def test_what_no_repair_would_mend_is_kept_as_such(world: World) -> None:
+    world.load_publish_end([EARLY, LATE])
+    # The source has lost the two rows of the early window since.
+    gone = [row for row in ROWS if row is ROWS[2]]
+    verdict = reconcile(ReconcileRequest(SLICES, True), comparing(world, context(Source(gone), Target(clean(*ROWS)))))
+
+    assert [each.cause for each in verdict.findings] == [Cause.EXTRA, Cause.EQUAL]
+    (kept,) = reconciles(world)
+    assert kept.details["beyond"] == [[EARLY.start.isoformat(), EARLY.end.isoformat()]]
 
 
 def test_a_reconcile_that_cannot_end_says_how_far_it_came(world: World) -> None:
@@ -242,3 +254,14 @@ def test_a_repair_is_looked_at_once_when_its_run_has_ended(world: World) -> None
     assert journal.unmended() == [EARLY], "for a day"
     world.rows("UPDATE public.inc_processing_reconciles SET started_at = started_at - interval '25 hours' RETURNING 1")
     assert journal.unmended() == []
+
+
+def test_a_look_at_a_repair_that_failed_is_none(world: World) -> None:
+    journal = world.journal.reconciles
+    verdict = reconcile(ReconcileRequest(SLICES, True), comparing(world, context(Source(ROWS), Target(clean(ROWS[2])))))
+    journal.note(verdict.reconcile_id, {"repair": {"run": None, "publishes": [20250808]}})
+    for failures in range(3):
+        assert journal.repair_to_check() is not None, failures
+        looking = journal.begin(EARLY, by_hash=True, repairs=verdict.reconcile_id, repair_run_id=None, details={})
+        journal.end(looking, "error", [], {"error": "the source is away"}, by_hash=True)
+    assert journal.repair_to_check() is None, "enough"

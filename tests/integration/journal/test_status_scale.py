@@ -185,7 +185,7 @@ def test_both_answer_in_time_over_a_million_slices(world: World, great_run: int)
     held_back = HELD_BACK_EACH * hundreds - RUNNING
     done = (100 - SPLIT_EACH - ERRORS_EACH - WAITING_EACH - HELD_BACK_EACH) * hundreds + LOADED_HALVES
 
-    report = timed("status", lambda: status.report(CLEAN))
+    report = timed("status", lambda: status.report(CLEAN, "codes"))
     assert slices_by_state(report.slices, great_run) == {
         "planned": WAITING_EACH * hundreds + held_back,
         "running": RUNNING,

@@ -141,9 +141,10 @@ SET published_gen = target_gen, publish_state = 'idle', lease_until = NULL, spen
         SELECT min(s.finished_at) FROM public.inc_processing_slices s
         WHERE s.clean_table = p.clean_table AND s.partition = p.partition AND s.state = 'done' AND s.generation > p.target_gen),
     incomplete = EXISTS (
-        SELECT 1 FROM public.inc_processing_slices s
+        SELECT 1 FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
         WHERE s.clean_table = p.clean_table AND s.partition = p.partition AND s.state = 'error'
-          AND NOT p.loaded @> tstzrange(s.window_from, s.window_to))
+          AND NOT p.loaded @> tstzrange(s.window_from, s.window_to)
+          AND NOT (s.error_kind IS NOT DISTINCT FROM 'RunEnded' AND r.details ? 'cancelled'))
 WHERE p.clean_table = %(clean_table)s AND p.partition = %(partition)s AND p.publish_state = 'running' AND p.token = %(token)s
 RETURNING p.published_gen, p.loaded_gen, p.incomplete;
 

@@ -194,7 +194,8 @@ SELECT id FROM public.inc_processing
 WHERE ts_end IS NULL AND status IN ('planned', 'running') AND clean_table = %(clean_table)s AND process_name NOT LIKE '%%:dedup';
 
 -- name: prunable_runs
--- Ended runs past retention: never the last ok one of a process, never the bearer of its watermark, never one with an unpublished partition.
+-- Ended runs past retention: never the last ok one of a process, never the bearer of its watermark, never one with
+-- an unpublished partition, never the last one that failed on a window nobody has loaded: it is what tells of it, and what resumes it.
 SELECT r.id FROM public.inc_processing r
 WHERE r.clean_table = %(clean_table)s AND r.ts_end < clock_timestamp() - make_interval(days => %(retention_days)s)
   AND r.id <> ALL (
@@ -206,6 +207,15 @@ WHERE r.clean_table = %(clean_table)s AND r.ts_end < clock_timestamp() - make_in
       SELECT 1 FROM public.inc_processing_run_partitions rp
       JOIN public.inc_processing_partitions p ON p.clean_table = r.clean_table AND p.partition = rp.partition
       WHERE rp.run_id = r.id AND p.loaded_gen > p.published_gen)
+  AND NOT EXISTS (
+      SELECT 1 FROM public.inc_processing_slices s
+      JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
+      WHERE s.run_id = r.id AND s.state = 'error' AND NOT p.loaded @> tstzrange(s.window_from, s.window_to)
+        AND NOT (s.error_kind IS NOT DISTINCT FROM 'RunEnded' AND r.details ? 'cancelled')
+        AND NOT EXISTS (
+            SELECT 1 FROM public.inc_processing_slices n
+            WHERE n.clean_table = s.clean_table AND n.partition = s.partition AND n.state = 'error' AND n.run_id > s.run_id
+              AND n.window_from <= s.window_from AND n.window_to >= s.window_to AND n.error_kind IS DISTINCT FROM 'RunEnded'))
 ORDER BY r.id LIMIT %(batch)s
 -- Two pruners would count a run twice.
 FOR UPDATE OF r SKIP LOCKED;

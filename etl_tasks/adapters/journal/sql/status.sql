@@ -1,5 +1,6 @@
 -- name: status_runs
--- Every process of this CLEAN table (found by hopping over the index), its active run and its last runs.
+-- Every process of this CLEAN table (found by hopping over the index), its active run and its last runs. Rows that name
+-- no CLEAN table are the old system's, or of others who share the journal: ours are those of our own lanes.
 WITH RECURSIVE names AS (
     (SELECT r.process_name FROM public.inc_processing r ORDER BY r.process_name LIMIT 1)
     UNION ALL
@@ -14,7 +15,7 @@ FROM names n CROSS JOIN LATERAL (
     UNION
     (SELECT * FROM public.inc_processing l WHERE l.process_name = n.process_name ORDER BY l.id DESC LIMIT %(last)s)
 ) r
-WHERE n.process_name IS NOT NULL AND (r.clean_table = %(clean_table)s OR r.clean_table IS NULL)
+WHERE n.process_name IS NOT NULL AND (r.clean_table = %(clean_table)s OR (r.clean_table IS NULL AND n.process_name = ANY (%(lanes)s)))
 ORDER BY r.process_name, r.id DESC;
 
 -- name: status_slices
@@ -40,8 +41,42 @@ WHERE clean_table = %(clean_table)s AND (loaded_gen > published_gen OR publish_s
 ORDER BY partition;
 
 -- name: status_incomplete
--- Partitions that were published with a hole.
-SELECT partition FROM public.inc_processing_partitions WHERE clean_table = %(clean_table)s AND incomplete ORDER BY partition;
+-- Partitions that were published with a hole, less those that an active run has still to publish.
+SELECT p.partition FROM public.inc_processing_partitions p
+WHERE p.clean_table = %(clean_table)s AND p.incomplete AND NOT EXISTS (
+    SELECT 1 FROM public.inc_processing_run_partitions rp JOIN public.inc_processing r ON r.id = rp.run_id
+    WHERE rp.partition = p.partition AND rp.state <> 'done' AND r.ts_end IS NULL AND r.clean_table = p.clean_table)
+ORDER BY p.partition;
+
+-- name: status_holes
+-- What nobody has loaded between the first instant ever loaded or published and the moment given (without one: the last such
+-- instant), less what active runs are to load and the windows that a run in the journal is in error over.
+WITH bounds AS (
+    SELECT min(lower(p.loaded + p.published)) AS first, max(upper(p.loaded + p.published)) AS last
+    FROM public.inc_processing_partitions p
+    WHERE p.clean_table = %(clean_table)s AND NOT (isempty(p.loaded) AND isempty(p.published))
+), missing AS (
+    SELECT tstzmultirange(tstzrange(b.first, greatest(b.first, coalesce(%(until)s, b.last)))) - coalesce((
+        SELECT range_agg(w) FROM public.inc_processing_partitions p CROSS JOIN LATERAL unnest(p.loaded) AS w
+        WHERE p.clean_table = %(clean_table)s), '{}') AS windows
+    FROM bounds b WHERE b.first IS NOT NULL
+), told AS (
+    SELECT range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    FROM (
+        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o
+        JOIN public.inc_processing r ON r.id = o.run_id WHERE o.state = 'planned' AND r.ts_end IS NULL AND r.clean_table = %(clean_table)s
+        UNION ALL
+        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o
+        JOIN public.inc_processing r ON r.id = o.run_id WHERE o.state = 'running' AND r.ts_end IS NULL AND r.clean_table = %(clean_table)s
+        UNION ALL
+        SELECT e.run_id, e.window_from, e.window_to FROM public.inc_processing_slices e
+        WHERE e.state = 'error' AND e.clean_table = %(clean_table)s
+    ) s
+    WHERE EXISTS (SELECT 1 FROM missing m WHERE NOT isempty(m.windows))
+)
+SELECT count(w) AS holes, coalesce(sum(extract(epoch FROM upper(w) - lower(w))), 0) AS seconds,
+    min(lower(w)) AS window_from, max(upper(w)) AS window_to
+FROM missing m CROSS JOIN told t CROSS JOIN LATERAL unnest(m.windows - coalesce(t.windows, '{}')) AS w;
 
 -- name: status_rejected
 -- Distinct rows rejected by each of a few runs.
@@ -72,22 +107,40 @@ SELECT count(*) FILTER (WHERE released AND later IS NOT TRUE) AS due,
 FROM active;
 
 -- name: status_unloaded
--- Windows in error that nobody has loaded since, by the run that met them last and the kind of its error.
+-- Windows in error that nobody has loaded since, by the run that met them last and the kind of its error; not those that an
+-- active run is to load, unless one run is asked for. cancelled: somebody ended the run before they were tried.
 WITH newest AS (
     SELECT DISTINCT ON (s.partition, s.window_from, s.window_to) s.id, s.run_id, s.window_from, s.window_to,
-        coalesce(s.error_kind, 'unknown') AS error_kind
-    FROM public.inc_processing_slices s
+        coalesce(s.error_kind, 'unknown') AS error_kind, (s.error_kind IS NOT DISTINCT FROM 'RunEnded' AND r.details ? 'cancelled') AS cancelled
+    FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
     JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
     WHERE s.clean_table = %(clean_table)s AND s.state = 'error' AND NOT p.loaded @> tstzrange(s.window_from, s.window_to)
       AND (%(run_id)s::bigint IS NULL OR s.run_id = %(run_id)s)
     ORDER BY s.partition, s.window_from, s.window_to, s.id DESC
+), open AS (
+    SELECT range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    FROM (
+        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'planned'
+        UNION ALL
+        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'running'
+    ) s JOIN public.inc_processing r ON r.id = s.run_id
+    WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND %(run_id)s::bigint IS NULL AND EXISTS (SELECT 1 FROM newest)
 ), groups AS (
-    SELECT run_id, error_kind, count(*) AS windows, min(window_from) AS since, max(window_to) AS until, min(id) AS example_id
-    FROM newest GROUP BY run_id, error_kind
+    SELECT run_id, error_kind, cancelled, count(*) AS windows, min(window_from) AS since, max(window_to) AS until, min(id) AS example_id
+    FROM newest CROSS JOIN open WHERE NOT coalesce(open.windows @> tstzrange(window_from, window_to), false)
+    GROUP BY run_id, error_kind, cancelled
 )
-SELECT g.run_id, g.error_kind, g.windows, g.since, g.until, e.window_from, e.window_to, e.last_error
+SELECT g.run_id, g.error_kind, g.cancelled, g.windows, g.since, g.until, e.window_from, e.window_to, e.last_error
 FROM groups g JOIN public.inc_processing_slices e ON e.id = g.example_id
 ORDER BY g.windows DESC, g.run_id DESC, g.error_kind;
+
+-- name: status_rejected_rows
+-- How many of the newest rows of loaded windows were left out, and the last run that did.
+SELECT count(*) AS rows, max(x.run_id) AS run_id FROM (
+    SELECT DISTINCT j.run_id, j.row_key
+    FROM public.inc_processing_rejects j JOIN public.inc_processing_slices s ON s.id = j.slice_id
+    WHERE s.clean_table = %(clean_table)s AND s.state = 'done'
+    ORDER BY j.run_id DESC LIMIT %(newest)s) AS x;
 
 -- name: status_rejects
 -- What the newest rejects are, by column and reason (without the numbers in it, which differ from row to row), the most first.
@@ -104,9 +157,12 @@ SELECT column_name, without_numbers AS reason, count(*) AS rows, max(run_id) AS 
 FROM named GROUP BY column_name, without_numbers ORDER BY rows DESC, column_name, without_numbers LIMIT %(most)s;
 
 -- name: status_reconciles
--- The newest comparisons with the source.
+-- The newest comparisons with the source; alive: somebody holds the lock of reconciles, so what says running does run.
 SELECT c.id, c.since, c.until, c.by_hash, c.status, c.started_at, c.ended_at, c.windows, c.source_rows, c.clean_rows, c.missing,
-    c.extra, c.changed, c.repair_run_id,
+    c.extra, c.changed, c.repair_run_id, c.details ->> 'error' AS error,
+    EXISTS (SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%(lock)s, 0)) AS alive,
     ARRAY(SELECT lower(w) FROM unnest(c.differing) AS w ORDER BY w) AS differing_from,
     ARRAY(SELECT upper(w) FROM unnest(c.differing) AS w ORDER BY w) AS differing_to
 FROM public.inc_processing_reconciles c WHERE c.clean_table = %(clean_table)s ORDER BY c.id DESC LIMIT %(most)s;

@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from etl_tasks.cli.verdict import Expectations, Level, verdict, why_owed
-from etl_tasks.core.status import OpenWork, OwedPublish, ProcessView, RunView, SliceGroup, StatusReport, UnloadedWindows
+from etl_tasks.cli.headline import Expectations, Level, headline_of, why_owed
+from etl_tasks.core.status import (
+    DifferingWindow,
+    Holes,
+    OpenWork,
+    OwedPublish,
+    ProcessView,
+    RejectedRows,
+    RunView,
+    SliceGroup,
+    StatusReport,
+    UnloadedWindows,
+)
 from etl_tasks.core.windows import Window
 
 NOW = datetime(2025, 8, 8, 12, tzinfo=UTC)
@@ -51,8 +62,8 @@ def report(*runs: RunView, watermark: datetime | None = THREE_MIN_AGO, **changes
 
 
 def said(found: StatusReport, expected: Expectations = NORMAL) -> tuple[str, str, str]:
-    answer = verdict(found, expected)
-    return answer.level.value, answer.headline, answer.command
+    answer = headline_of(found, expected)
+    return answer.level.value, answer.text, answer.command
 
 
 def test_all_is_well() -> None:
@@ -122,8 +133,8 @@ def test_a_source_that_is_away() -> None:
 @pytest.mark.parametrize(
     ("runs", "command"),
     [
-        # Nobody has planned for longer than two steps.
-        ((ended(minutes=41),), "celery -A etl_tasks beat"),
+        # Nobody has planned for longer than two steps: beat, or a worker on the plan queue.
+        ((ended(minutes=41),), "python -m etl_tasks doctor beat queues"),
         # Plans come, and end without effect.
         ((ended(8, "skipped", 5), ended(7, "ok", 41)), "python -m etl_tasks status 8"),
         ((run(9),), "python -m etl_tasks status 9"),
@@ -141,6 +152,51 @@ def test_the_lag_is_in_business_time() -> None:
     business = replace(NORMAL, shift_min=-300)
     watermark = datetime(2025, 8, 8, 16, 50, tzinfo=UTC)
     assert "; 10 min behind; " in said(report(ended(), watermark=watermark), business)[1]
+
+
+def test_only_the_lane_of_the_settings_is_the_schedule() -> None:
+    # PROCESS_NAME was another one once; nobody runs that lane any more.
+    before = ProcessView("codes_old", [ended(3, process="codes_old", minutes=129_600)], ago(129_600))
+    now = ProcessView("codes", [ended()], ago(3))
+    assert said(report(processes=[before, now]), replace(NORMAL, process="codes")) == (
+        "ok",
+        "idle, the last work ended 8 min ago; 3 min behind; nothing failed",
+        "",
+    )
+
+
+def test_a_run_that_somebody_cancelled_is_no_failure() -> None:
+    left = UnloadedWindows(7, "RunEnded", 12, WINDOW.start, WINDOW.end, WINDOW, "cancelled by ann", cancelled=True)
+    cancelled = ended(7, "error", details={"error": "cancelled by ann", "cancelled": True})
+    assert said(report(cancelled, unloaded=[left])) == (
+        "attention",
+        "idle, the last work ended 8 min ago; 3 min behind; nothing failed; run 7 was cancelled, 12 windows not loaded",
+        "python -m etl_tasks resume 7",
+    )
+    failed = UnloadedWindows(7, "RowRejected", 1, WINDOW.start, WINDOW.end, WINDOW, "row x")
+    level, words, command = said(report(cancelled, unloaded=[failed, left]))
+    assert (level, command) == ("failed", "python -m etl_tasks status 7")
+    assert "; 1 window is NOT LOADED (RowRejected; run 7); run 7 was cancelled, 12 windows not loaded" in words
+
+
+def test_holes_of_which_no_run_tells() -> None:
+    holes = Holes(2, 10_800.0, WINDOW.start, WINDOW.end + timedelta(hours=9))
+    assert said(report(ended(), holes=holes), replace(NORMAL, shift_min=-60, lag_s=7200)) == (
+        "attention",
+        # Between 10:00 and 20:00 of the source, an hour behind the business.
+        "idle, the last work ended 8 min ago; 1 h 3 min behind; 2 intervals (3 h 0 min) between 2025-08-08T11:00:00Z "
+        "and 2025-08-08T21:00:00Z were NEVER LOADED, or lost since",
+        "python -m etl_tasks gaps",
+    )
+    level, words, command = said(report(ended(), incomplete=[20250801]))
+    assert (level, command) == ("failed", "python -m etl_tasks gaps")
+    assert words.endswith("; 3 min behind; 1 partition PUBLISHED WITH A HOLE (20250801)")
+
+
+def test_rows_that_were_rejected() -> None:
+    level, words, command = said(report(ended(), rejected_rows=RejectedRows(3, 7)))
+    assert (level, command) == ("attention", "python -m etl_tasks status 7")
+    assert words.endswith("; nothing failed; 3 rows REJECTED (last by run 7)")
 
 
 def test_a_lane_by_hand_has_no_lag() -> None:
@@ -180,7 +236,9 @@ def test_a_publish_that_gave_up() -> None:
 
 
 def test_a_difference_to_the_source_names_its_repair_in_business_time() -> None:
-    level, words, command = said(report(ended(), differing=[WINDOW]), replace(NORMAL, shift_min=-60, lag_s=7200))
+    level, words, command = said(
+        report(ended(), differing=[DifferingWindow(WINDOW)]), replace(NORMAL, shift_min=-60, lag_s=7200)
+    )
     assert level == "failed"
     assert words.endswith("; 1 window DIFFERS from the source")
     # The window is 10:00 to 11:00 of the source, an hour behind the business.
@@ -189,13 +247,42 @@ def test_a_difference_to_the_source_names_its_repair_in_business_time() -> None:
     )
 
 
+def test_what_was_found_by_content_is_looked_for_by_content() -> None:
+    # Half an hour apart, and three days: the near ones are one command, the far one is another.
+    near = Window(WINDOW.end + timedelta(minutes=30), WINDOW.end + timedelta(minutes=40))
+    far = Window(WINDOW.start + timedelta(days=3), WINDOW.end + timedelta(days=3))
+    found = [DifferingWindow(WINDOW), DifferingWindow(near, by_hash=True), DifferingWindow(far)]
+    level, words, command = said(report(ended(), differing=found))
+    assert level == "failed"
+    assert words.endswith("; 3 windows DIFFER from the source in 2 places, a command each")
+    assert command == (
+        "python -m etl_tasks reconcile --since 2025-08-08T10:00:00Z --until 2025-08-08T11:40:00Z --hash --repair"
+    )
+    # Once that is repaired only the count of the far one is to be compared.
+    assert said(report(ended(), differing=found[2:]))[2] == (
+        "python -m etl_tasks reconcile --since 2025-08-11T10:00:00Z --until 2025-08-11T11:00:00Z --repair"
+    )
+
+
+def test_a_difference_that_nobody_can_mend_is_no_failure() -> None:
+    beyond = DifferingWindow(WINDOW, by_hash=True, mendable=False)
+    assert said(report(ended(), differing=[beyond])) == (
+        "attention",
+        "idle, the last work ended 8 min ago; 3 min behind; nothing failed; 1 window DIFFERS from the source by rows "
+        "deleted there, or rows that do not fit: no repair mends that",
+        "",
+    )
+
+
 def test_the_worst_names_the_command() -> None:
     missing = [UnloadedWindows(7, "RowRejected", 1, WINDOW.start, WINDOW.end, WINDOW, "row x")]
     silent = run(heartbeat_at=ago(42), progress_at=ago(42))
-    found = report(silent, watermark=ago(41), work=OpenWork(due=1), unloaded=missing, differing=[WINDOW])
-    assert verdict(found, NORMAL).level is Level.STOPPED
-    assert verdict(found, NORMAL).command == "celery -A etl_tasks worker"
-    assert verdict(replace(found, work=OpenWork(running=1)), NORMAL).command == "python -m etl_tasks status 7"
+    found = report(
+        silent, watermark=ago(41), work=OpenWork(due=1), unloaded=missing, differing=[DifferingWindow(WINDOW)]
+    )
+    assert headline_of(found, NORMAL).level is Level.STOPPED
+    assert headline_of(found, NORMAL).command == "celery -A etl_tasks worker"
+    assert headline_of(replace(found, work=OpenWork(running=1)), NORMAL).command == "python -m etl_tasks status 7"
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from etl_tasks.cli.following import WORKER_COMMAND
+from etl_tasks.cli.headline import CLI, Clause, Expectations, Headline, Level
 from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough
-from etl_tasks.cli.verdict import CLI, Clause, Expectations, Level, Verdict
 from etl_tasks.core.run_report import RunReport, eta_of, overall_rate, recent_rate
 from etl_tasks.core.states import RunStatus, SliceState
 
 
-def run_verdict(report: RunReport, expected: Expectations) -> Verdict:
+def run_headline(report: RunReport, expected: Expectations) -> Headline:
     """What the run's state amounts to."""
     run = report.run
     if run.is_publish:
-        return Verdict([_publish(report)])
+        return Headline([_publish(report)])
     if run.active:
         activity = _activity(report, expected)
-        return Verdict([activity, *(_pace(report) if activity.level is Level.OK else ()), *_failures(report)])
+        return Headline([activity, *(_pace(report) if activity.level is Level.OK else ()), *_failures(report)])
     if run.status == RunStatus.SKIPPED:
-        return Verdict([Clause(Level.ATTENTION, f"skipped: {first_line(run.reason) or 'no reason was written'}")])
-    return Verdict([_end(report), *_failures(report), *_owed(report)])
+        return Headline([Clause(Level.ATTENTION, f"skipped: {first_line(run.reason) or 'no reason was written'}")])
+    return Headline([_end(report), *_failures(report), *_owed(report)])
 
 
 def eta_words(report: RunReport) -> str:
@@ -85,7 +85,7 @@ def _end(report: RunReport) -> Clause:
         return Clause(Level.OK, f"ok: {said}{reason}")
     mended = report.failed_slices and not report.unloaded
     why = f": {first_line(run.reason, 160)}" if run.reason else ""
-    return Clause(Level.ATTENTION if mended else Level.FAILED, f"ended in error{why} ({said})")
+    return Clause(Level.ATTENTION if mended or run.cancelled else Level.FAILED, f"ended in error{why} ({said})")
 
 
 def _failures(report: RunReport) -> Iterator[Clause]:

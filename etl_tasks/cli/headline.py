@@ -10,12 +10,13 @@ from enum import StrEnum
 from etl_tasks.cli.following import WORKER_COMMAND
 from etl_tasks.cli.texts import count_of, iso_second, rough
 from etl_tasks.core.states import MANUAL_PREFIX, PublishState, RunStatus
-from etl_tasks.core.status import OwedPublish, ProcessView, RunView, StatusReport, lag_of
+from etl_tasks.core.status import DifferingWindow, OwedPublish, ProcessView, RunView, StatusReport, lag_of
 
 CLI = "python -m etl_tasks"
-BEAT_COMMAND = "celery -A etl_tasks beat"
 QUIET_S = 120.0
 STUCK_S = 600.0
+NEAR = timedelta(hours=1)
+"""Windows that differ and lie no farther apart are repaired by one command."""
 
 
 class Level(StrEnum):
@@ -37,7 +38,7 @@ class Expectations:
     """What is normal. ``step_s`` is the schedule's interval (STEP_MIN), ``lag_s`` how far it stays behind by intent.
 
     A worker that said nothing for ``quiet_s`` is gone (workers write a heartbeat at least every sweep); nothing due may
-    stand for ``stuck_s``.
+    stand for ``stuck_s``. ``process`` is the schedule's (PROCESS_NAME): only its lag is judged; empty: of any.
     """
 
     step_s: float
@@ -45,6 +46,7 @@ class Expectations:
     shift_min: int = 0
     quiet_s: float = QUIET_S
     stuck_s: float = STUCK_S
+    process: str = ""
 
     @property
     def behind_after_s(self) -> float:
@@ -62,7 +64,7 @@ class Clause:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Headline:
     """The headline: its clauses in the order they are said."""
 
     clauses: Sequence[Clause]
@@ -73,7 +75,7 @@ class Verdict:
         return max((clause.level for clause in self.clauses), key=lambda level: level.order)
 
     @property
-    def headline(self) -> str:
+    def text(self) -> str:
         """The words."""
         return "; ".join(clause.text for clause in self.clauses)
 
@@ -84,24 +86,29 @@ class Verdict:
         return max(with_command, key=lambda clause: clause.level.order).command if with_command else ""
 
 
-def verdict(report: StatusReport, expected: Expectations) -> Verdict:
+def headline_of(report: StatusReport, expected: Expectations) -> Headline:
     """What the journal's state amounts to."""
     if not report.processes:
         first = f"{CLI} run --since … --until …"
-        return Verdict([Clause(Level.ATTENTION, "nothing has run yet", first)])
+        return Headline([Clause(Level.ATTENTION, "nothing has run yet", first)])
     clauses = [_running(report, expected), *_lags(report, expected)]
-    failures = [*_failures(report)]
-    clauses += failures or [Clause(Level.OK, "nothing failed")]
-    clauses += _differences(report, expected)
-    return Verdict(clauses)
+    failures, holes = [*_failures(report)], [*_holes(report, expected)]
+    if not failures and not holes:
+        clauses.append(Clause(Level.OK, "nothing failed"))
+    clauses += [*failures, *holes, *_cancelled(report), *_rejects(report), *_differences(report, expected)]
+    return Headline(clauses)
 
 
-def schedule_lanes(report: StatusReport) -> list[ProcessView]:
-    """Processes whose watermark follows the present: a lane of runs by hand stands where it was last sent."""
+def schedule_lanes(report: StatusReport, expected: Expectations) -> list[ProcessView]:
+    """Processes whose watermark follows the present: a lane of runs by hand stands where it was last sent, and one
+    under a name that the schedule does not have (any more) stands still.
+    """
     return [
         process
         for process in report.processes
-        if not process.process.startswith(MANUAL_PREFIX) and any(not run.is_publish for run in process.runs)
+        if expected.process in ("", process.process)
+        and not process.process.startswith(MANUAL_PREFIX)
+        and any(not run.is_publish for run in process.runs)
     ]
 
 
@@ -185,7 +192,7 @@ def _waiting(report: StatusReport) -> Clause:
 
 
 def _lags(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
-    lanes = schedule_lanes(report)
+    lanes = schedule_lanes(report, expected)
     for lane in lanes:
         name = f"{lane.process} " if len(lanes) > 1 else ""
         if lane.watermark is None:
@@ -199,21 +206,28 @@ def _lags(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
 
 
 def _catch_up(lane: ProcessView, now: datetime, expected: Expectations) -> str:
-    """Nobody plans: beat is missing. Somebody does: look at the run that is to catch up, or has failed to."""
+    """Nobody plans: beat, or a worker on its queue, is missing. Somebody does: look at the run that is to catch up, or
+    has failed to.
+    """
     newest = max(lane.runs, key=lambda run: run.run_id)
     if not newest.active and (now - newest.started_at).total_seconds() > 2 * expected.step_s:
-        return BEAT_COMMAND
+        return f"{CLI} doctor beat queues"
     return f"{CLI} status {newest.run_id}"
 
 
 def _failures(report: StatusReport) -> Iterator[Clause]:
-    if report.unloaded:
-        windows = sum(each.windows for each in report.unloaded)
-        kinds = ", ".join(dict.fromkeys(each.error_kind for each in report.unloaded))
-        runs = list(dict.fromkeys(each.run_id for each in report.unloaded))
+    unloaded = [each for each in report.unloaded if not each.cancelled]
+    if unloaded:
+        windows = sum(each.windows for each in unloaded)
+        kinds = ", ".join(dict.fromkeys(each.error_kind for each in unloaded))
+        runs = list(dict.fromkeys(each.run_id for each in unloaded))
         verb = "is" if windows == 1 else "are"
         text = f"{count_of(windows, 'window')} {verb} NOT LOADED ({kinds}; {_runs_named(runs)})"
         yield Clause(Level.FAILED, text, f"{CLI} status {runs[0]}")
+    if report.incomplete:
+        partitions = ", ".join(map(str, report.incomplete[:3])) + (", …" if len(report.incomplete) > 3 else "")
+        what = count_of(len(report.incomplete), "partition")
+        yield Clause(Level.FAILED, f"{what} PUBLISHED WITH A HOLE ({partitions})", f"{CLI} gaps")
     given_up = [owed for owed in report.owed if owed.state == PublishState.ERROR]
     if given_up:
         kinds = ", ".join(dict.fromkeys(owed.error_kind or "unknown" for owed in given_up))
@@ -229,10 +243,34 @@ def _failed_without_windows(report: StatusReport) -> Iterator[RunView]:
     """Last runs that failed as a whole: what failed by window or by partition is told by what is still missing."""
     for process in report.processes:
         runs = [run for run in process.runs if not run.is_publish and run.status != RunStatus.SKIPPED]
-        if runs and runs[0].status == RunStatus.ERROR:
+        if runs and runs[0].status == RunStatus.ERROR and not runs[0].cancelled:
             details = runs[0].details
             if not details.get("failed_slices") and not details.get("incomplete_partitions"):
                 yield runs[0]
+
+
+def _holes(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
+    if report.holes is not None:
+        holes, shift = report.holes, timedelta(minutes=expected.shift_min)
+        what = f"{count_of(holes.count, 'interval')} ({rough(timedelta(seconds=holes.seconds))})"
+        where = f"between {iso_second(holes.since - shift)} and {iso_second(holes.until - shift)}"
+        verb = "was" if holes.count == 1 else "were"
+        yield Clause(Level.ATTENTION, f"{what} {where} {verb} NEVER LOADED, or lost since", f"{CLI} gaps")
+
+
+def _cancelled(report: StatusReport) -> Iterator[Clause]:
+    for each in report.unloaded:
+        if each.cancelled:
+            text = f"run {each.run_id} was cancelled, {count_of(each.windows, 'window')} not loaded"
+            yield Clause(Level.ATTENTION, text, f"{CLI} resume {each.run_id}")
+
+
+def _rejects(report: StatusReport) -> Iterator[Clause]:
+    rows, run_id = report.rejected_rows.rows, report.rejected_rows.run_id
+    if rows:
+        yield Clause(
+            Level.ATTENTION, f"{count_of(rows, 'row')} REJECTED (last by run {run_id})", f"{CLI} status {run_id}"
+        )
 
 
 def _runs_named(run_ids: Sequence[int], most: int = 3) -> str:
@@ -241,14 +279,38 @@ def _runs_named(run_ids: Sequence[int], most: int = 3) -> str:
     return f"{'run' if len(run_ids) == 1 else 'runs'} {named}{more}"
 
 
-def _differences(report: StatusReport, expected: Expectations) -> list[Clause]:
-    if not report.differing:
-        return []
-    windows = len(report.differing)
+def _differences(report: StatusReport, expected: Expectations) -> Iterator[Clause]:
+    mendable = [each for each in report.differing if each.mendable]
+    if mendable:
+        places = _places(mendable)
+        where = f" in {len(places)} places, a command each" if len(places) > 1 else ""
+        text = f"{count_of(len(mendable), 'window')} {_differ(mendable)} from the source{where}"
+        yield Clause(Level.FAILED, text, _repair(places[0], expected))
+    beyond = [each for each in report.differing if not each.mendable]
+    if beyond:
+        why = "rows deleted there, or rows that do not fit: no repair mends that"
+        text = f"{count_of(len(beyond), 'window')} {_differ(beyond)} from the source by {why}"
+        yield Clause(Level.ATTENTION, text)
+
+
+def _differ(windows: Sequence[DifferingWindow]) -> str:
+    return "DIFFERS" if len(windows) == 1 else "DIFFER"
+
+
+def _places(windows: Sequence[DifferingWindow]) -> list[list[DifferingWindow]]:
+    """Windows in order of time, those near one another together: a repair compares all that lies between."""
+    places: list[list[DifferingWindow]] = []
+    for each in windows:
+        if places and each.window.start - places[-1][-1].window.end <= NEAR:
+            places[-1].append(each)
+        else:
+            places.append([each])
+    return places
+
+
+def _repair(windows: Sequence[DifferingWindow], expected: Expectations) -> str:
+    """The command in business time; what was found by content is not seen by a comparison of counts."""
     shift = timedelta(minutes=expected.shift_min)
-    since = min(window.start for window in report.differing) - shift
-    until = max(window.end for window in report.differing) - shift
-    text = f"{count_of(windows, 'window')} {'DIFFERS' if windows == 1 else 'DIFFER'} from the source"
-    return [
-        Clause(Level.FAILED, text, f"{CLI} reconcile --since {iso_second(since)} --until {iso_second(until)} --repair")
-    ]
+    since, until = windows[0].window.start - shift, windows[-1].window.end - shift
+    by_hash = " --hash" if any(each.by_hash for each in windows) else ""
+    return f"{CLI} reconcile --since {iso_second(since)} --until {iso_second(until)}{by_hash} --repair"
