@@ -48,7 +48,11 @@ class RunView:
     @property
     def reason(self) -> str:
         """Why it ended as it did, as far as the journal says; empty when it says nothing."""
-        return next((str(self.details[key]) for key in ("error", "reason", "note") if self.details.get(key)), "")
+        said = next((str(self.details[key]) for key in ("error", "reason", "note") if self.details.get(key)), "")
+        if said or self.active:
+            return said
+        failed = self.details.get("failed_slices") or 0
+        return f"{failed} {'slice' if failed == 1 else 'slices'} in error" if failed else ""
 
 
 @dataclass(frozen=True, slots=True)

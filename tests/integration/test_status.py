@@ -281,6 +281,25 @@ def test_what_another_run_has_loaded_is_not_missing_any_more(world: World) -> No
     assert (world.status.run_report(first).unloaded, world.status.run_report(first).failed_slices) == (1, 2)
 
 
+def test_a_window_that_was_loaded_and_could_not_be_read_again_is_missing_too(world: World) -> None:
+    first = world.plan(1)
+    world.load(*world.claim(first), 10)
+    again = world.plan(1, process="manual_codes")
+    (reread,) = world.claim(again)
+    claim = world.journal.slices.claim(reread, worker="w", lease_s=60, max_attempts=5)
+    assert claim is not None
+    world.journal.slices.fail(claim, RowRejected("x"), "what has changed does not fit")
+
+    # The older values are in the coverage; that the newer ones are not loaded is told all the same.
+    assert [(each.run_id, each.windows, each.error_kind) for each in world.report().unloaded] == [
+        (again, 1, "RowRejected")
+    ]
+
+    third = world.plan(1, process="codes_by_hand")
+    world.load(*world.claim(third), 10)
+    assert world.report().unloaded == []
+
+
 def test_reconciles_and_what_still_differs(world: World) -> None:
     def reconciled(
         start: int,

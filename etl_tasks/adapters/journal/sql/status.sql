@@ -114,7 +114,14 @@ WITH newest AS (
         coalesce(s.error_kind, 'unknown') AS error_kind, (s.error_kind IS NOT DISTINCT FROM 'RunEnded' AND r.details ? 'cancelled') AS cancelled
     FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
     JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
-    WHERE s.clean_table = %(clean_table)s AND s.state = 'error' AND NOT p.loaded @> tstzrange(s.window_from, s.window_to)
+    WHERE s.clean_table = %(clean_table)s AND s.state = 'error'
+      -- A window that an earlier run had loaded is read again for what has changed in it: that has failed as well.
+      AND NOT (p.loaded @> tstzrange(s.window_from, s.window_to) AND coalesce((
+          SELECT range_agg(tstzrange(d.window_from, d.window_to)) @> tstzrange(s.window_from, s.window_to)
+          FROM public.inc_processing_slices d
+          WHERE d.clean_table = s.clean_table AND d.partition = s.partition AND d.state = 'done'
+            AND d.finished_at > coalesce(s.finished_at, r.ts_end)
+            AND d.window_from < s.window_to AND d.window_to > s.window_from), false))
       AND (%(run_id)s::bigint IS NULL OR s.run_id = %(run_id)s)
     ORDER BY s.partition, s.window_from, s.window_to, s.id DESC
 ), open AS (
