@@ -110,7 +110,7 @@ FROM active;
 -- Windows in error that nobody has loaded since, by the run that met them last and the kind of its error; not those that an
 -- active run is to load, unless one run is asked for. cancelled: somebody ended the run before they were tried.
 WITH newest AS (
-    SELECT DISTINCT ON (s.partition, s.window_from, s.window_to) s.id, s.run_id, s.window_from, s.window_to,
+    SELECT DISTINCT ON (s.partition, s.window_from, s.window_to) s.id, s.run_id, s.partition, s.window_from, s.window_to,
         coalesce(s.error_kind, 'unknown') AS error_kind, (s.error_kind IS NOT DISTINCT FROM 'RunEnded' AND r.details ? 'cancelled') AS cancelled
     FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
     JOIN public.inc_processing_partitions p ON p.clean_table = s.clean_table AND p.partition = s.partition
@@ -125,16 +125,18 @@ WITH newest AS (
       AND (%(run_id)s::bigint IS NULL OR s.run_id = %(run_id)s)
     ORDER BY s.partition, s.window_from, s.window_to, s.id DESC
 ), open AS (
-    SELECT range_agg(tstzrange(s.window_from, s.window_to)) AS windows
+    -- By partition: a window is looked for in its day's windows only.
+    SELECT s.partition, range_agg(tstzrange(s.window_from, s.window_to)) AS windows
     FROM (
-        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'planned'
+        SELECT o.run_id, o.partition, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'planned'
         UNION ALL
-        SELECT o.run_id, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'running'
+        SELECT o.run_id, o.partition, o.window_from, o.window_to FROM public.inc_processing_slices o WHERE o.state = 'running'
     ) s JOIN public.inc_processing r ON r.id = s.run_id
     WHERE r.ts_end IS NULL AND r.clean_table = %(clean_table)s AND %(run_id)s::bigint IS NULL AND EXISTS (SELECT 1 FROM newest)
+    GROUP BY s.partition
 ), groups AS (
     SELECT run_id, error_kind, cancelled, count(*) AS windows, min(window_from) AS since, max(window_to) AS until, min(id) AS example_id
-    FROM newest CROSS JOIN open WHERE NOT coalesce(open.windows @> tstzrange(window_from, window_to), false)
+    FROM newest LEFT JOIN open USING (partition) WHERE NOT coalesce(open.windows @> tstzrange(window_from, window_to), false)
     GROUP BY run_id, error_kind, cancelled
 )
 SELECT g.run_id, g.error_kind, g.cancelled, g.windows, g.since, g.until, e.window_from, e.window_to, e.last_error
