@@ -140,7 +140,7 @@ def test_a_rebuild_that_is_given_up_costs_neither_runs_nor_coverage(world: World
     row = world.partition_row()
     assert (row.publish_state, row.rebuild, row.spent) == ("idle", False, 0), "nothing was owed"
     assert (row.error_kind, row.last_error) == ("TerminalError", "RAW has less by now")
-    gaps = GapJournal(world.journal.database, CLEAN)
+    gaps = GapJournal(world.journal.database, CLEAN, AT_END)
     assert not find_gaps(hours(0, 2), gaps.facts(hours(0, 2))).any, "CLEAN has what it had"
 
     run_id = world.plan([hours(2, 3)]).run_id
@@ -172,7 +172,7 @@ def test_a_rebuild_whose_attempts_are_spent_costs_neither_runs_nor_coverage(worl
     assert (claim.rebuild, claim.spent, claim.least_rows) == (False, 1, 0)
     world.finish_publish(claim)
     assert world.journal.runs.finalize(run_id) == "ok"
-    gaps = GapJournal(world.journal.database, CLEAN)
+    gaps = GapJournal(world.journal.database, CLEAN, AT_END)
     assert not find_gaps(hours(0, 2), gaps.facts(hours(0, 2))).any
 
 
@@ -180,7 +180,7 @@ def test_what_a_rebuild_loses_is_a_gap_once_it_is_done_but_for_what_was_loaded_m
     world: World, asking: AskJournal
 ) -> None:
     world.load_publish_end([hours(0, 1), hours(1, 2), hours(2, 3)])
-    gaps = GapJournal(world.journal.database, CLEAN)
+    gaps = GapJournal(world.journal.database, CLEAN, AT_END)
     ask(asking, rebuild=True, least_rows=1, lost=[hours(0, 1), hours(1.5, 3)])
     assert not find_gaps(hours(0, 3), gaps.facts(hours(0, 3))).any, "nothing is lost yet"
     before, during = world.plan([hours(0, 0.5)]).run_id, world.plan([hours(2, 2.5)], process=MANUAL_LANE).run_id

@@ -72,7 +72,7 @@ def test_nothing_that_workers_do_walks_over_a_million_done_slices(million: World
     world.journal.slices.mark_sent(ids)
     for slice_id in ids[:30]:
         world.must_claim(slice_id)
-    lease = {"worker": "w", "lease_s": 60, "max_attempts": ATTEMPTS}
+    lease = {"worker": "w", "lease_s": 60, "max_attempts": ATTEMPTS, "clean_table": CLEAN}
     key = {"clean_table": CLEAN, "partition": DAY}
     sweeping: dict[str, Any] = {
         "grace_s": 10,

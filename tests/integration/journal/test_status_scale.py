@@ -206,8 +206,8 @@ def test_both_answer_in_time_over_a_million_slices(world: World, great_run: int)
         ("st", "N is outside 0 .. 255 of UInt8"): REJECTS * 3 // 4,
         ("pt", "N is outside 0 .. 255 of UInt8"): REJECTS // 4,
     }
-    # Of the newest two hundred, one a day, every second one found one window.
-    assert len(report.differing) == 100
+    # Of four thousand, one a day, every second one found one window.
+    assert len(report.differing) == 2000
 
     run = timed("status RUN", lambda: status.run_report(great_run))
     assert (run.pace.done, run.pace.open_slices) == (done, WAITING_EACH * hundreds + held_back + RUNNING)

@@ -181,12 +181,12 @@ FROM public.inc_processing_reconciles c WHERE c.clean_table = %(clean_table)s OR
 -- the comparisons folded from the newest back, each less what newer ones looked at. A comparison by count does not settle a
 -- difference found by content. What a row without `compared` looked at is its whole interval.
 WITH RECURSIVE folded AS (
+    -- What is unsettled stays in each row: carried along it would be copied at every step.
     SELECT 9223372036854775807 AS id, '{}'::tstzmultirange AS seen, '{}'::tstzmultirange AS seen_by_hash,
-        '{}'::tstzmultirange AS differing, '{}'::tstzmultirange AS mendable, '{}'::tstzmultirange AS by_hash
+        '{}'::tstzmultirange AS unsettled, '{}'::tstzmultirange AS mendable, false AS by_hash
     UNION ALL
     SELECT c.id, f.seen + c.compared, CASE WHEN c.by_hash THEN f.seen_by_hash + c.compared ELSE f.seen_by_hash END,
-        f.differing + l.unsettled, f.mendable + (l.unsettled - c.beyond),
-        CASE WHEN c.by_hash THEN f.by_hash + l.unsettled ELSE f.by_hash END
+        l.unsettled, l.unsettled - c.beyond, c.by_hash
     FROM folded f
     CROSS JOIN LATERAL (
         SELECT n.id, n.by_hash, n.differing,
@@ -198,11 +198,13 @@ WITH RECURSIVE folded AS (
         ORDER BY n.id DESC LIMIT 1) c
     CROSS JOIN LATERAL (
         SELECT c.differing - CASE WHEN c.by_hash THEN f.seen_by_hash ELSE f.seen END AS unsettled) l
-), oldest AS (
-    SELECT * FROM folded ORDER BY id LIMIT 1
+), found AS (
+    SELECT coalesce((SELECT range_agg(w) FROM folded f CROSS JOIN LATERAL unnest(f.unsettled) AS w), '{}') AS differing,
+        coalesce((SELECT range_agg(w) FROM folded f CROSS JOIN LATERAL unnest(f.mendable) AS w), '{}') AS mendable,
+        coalesce((SELECT range_agg(w) FROM folded f CROSS JOIN LATERAL unnest(f.unsettled) AS w WHERE f.by_hash), '{}') AS by_hash
 )
 SELECT lower(w) AS window_from, upper(w) AS window_to, k.mendable, k.by_hash
-FROM oldest o CROSS JOIN LATERAL (VALUES
+FROM found o CROSS JOIN LATERAL (VALUES
     (o.mendable * o.by_hash, true, true), (o.mendable - o.by_hash, true, false),
     ((o.differing - o.mendable) * o.by_hash, false, true), ((o.differing - o.mendable) - o.by_hash, false, false)
 ) AS k(windows, mendable, by_hash)
