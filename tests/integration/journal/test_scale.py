@@ -83,7 +83,7 @@ def test_nothing_that_workers_do_walks_over_a_million_done_slices(million: World
     }
     plans = {
         "claim_slice": plan_text(world, "claim_slice", slice_id=ids[40], **lease),
-        "touch_run_of_slice": plan_text(world, "touch_run_of_slice", slice_id=ids[40]),
+        "touch_run_of_slice": plan_text(world, "touch_run_of_slice", slice_id=ids[40], clean_table=CLEAN),
         "spent_slices": plan_text(world, "spent_slices", clean_table=CLEAN, max_attempts=ATTEMPTS, slice_id=None),
         "sweep_slices": plan_text(world, "sweep_slices", clean_table=CLEAN, **sweeping),
         "queue_beliefs": plan_text(world, "queue_beliefs", clean_table=CLEAN),
