@@ -11,8 +11,11 @@ from etl_tasks.cli.following import WORKER_COMMAND
 from etl_tasks.cli.texts import count_of, iso_second, rough
 from etl_tasks.core.states import MANUAL_PREFIX, PublishState, RunStatus
 from etl_tasks.core.status import DifferingWindow, OwedPublish, ProcessView, RunView, StatusReport, lag_of
+from etl_tasks.errors import Unreachable
 
 CLI = "python -m etl_tasks"
+AWAY_S = 30.0
+"""Without progress for so long, slices that nobody answered say that a service is away."""
 QUIET_S = 120.0
 STUCK_S = 600.0
 NEAR = timedelta(hours=1)
@@ -153,7 +156,10 @@ def _running(report: StatusReport, expected: Expectations) -> Clause:
     if due and loads and not at_work and stood is not None and stood.total_seconds() > expected.stuck_s:
         text = f"STUCK: a worker lives, but nothing has moved for {rough(stood)} while {what}"
         return Clause(Level.STOPPED, text, f"{CLI} doctor")
-    if work.waiting and not due and not at_work:
+    away = any(group.state == "planned" and group.error_kind == Unreachable.__name__ for group in report.slices)
+    # A slice that is due once more, or just being tried, changes nothing while nobody answers.
+    nothing_comes = away and stood is not None and stood.total_seconds() > AWAY_S
+    if nothing_comes or (work.waiting and not due and not at_work):
         return _waiting(report)
     if loads and not at_work and all(run.status == RunStatus.PLANNED for run in loads):
         return Clause(Level.OK, "planned, no worker has begun yet")
@@ -187,7 +193,8 @@ def _waiting(report: StatusReport) -> Clause:
     why = f" ({max(groups, key=lambda group: group.slices).error_kind})" if groups else ""
     when = f", the first at {iso_second(work.next_try_at)}" if work.next_try_at else ""
     run = f" {groups[0].run_id}" if groups else ""
-    text = f"WAITING: {count_of(work.waiting, 'slice')} will be tried again{why}{when}"
+    waiting = max(work.waiting, sum(group.slices for group in groups))
+    text = f"WAITING: {count_of(waiting, 'slice')} will be tried again{why}{when}"
     return Clause(Level.ATTENTION, text, f"{CLI} status{run}")
 
 

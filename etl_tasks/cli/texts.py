@@ -56,7 +56,8 @@ def duration(span: timedelta | float | None) -> str:
     if span is None:
         return "-"
     seconds = span.total_seconds() if isinstance(span, timedelta) else span
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    # Two clocks that differ by milliseconds make no negative time.
+    sign, seconds = ("-", -seconds) if seconds <= -0.05 else ("", max(seconds, 0.0))
     if seconds < 60:
         return f"{sign}{seconds:.1f} s" if seconds < 10 else f"{sign}{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

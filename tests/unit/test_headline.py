@@ -128,6 +128,11 @@ def test_a_source_that_is_away() -> None:
         "nothing failed",
         "python -m etl_tasks status 7",
     )
+    # Some of them are due again and one is being tried at this moment: the source is away all the same.
+    trying = report(
+        run(heartbeat_at=ago(0.1), progress_at=ago(1)), work=OpenWork(waiting=4, due=7, running=1), slices=groups
+    )
+    assert said(trying)[1].startswith("WAITING: 12 slices will be tried again (Unreachable)")
 
 
 @pytest.mark.parametrize(
