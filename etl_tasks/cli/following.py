@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
-from etl_tasks.cli.texts import count_of, duration, first_line, iso, number
+from etl_tasks.cli.texts import count_of, duration, first_line, iso
 from etl_tasks.core.status import FailedSlice, PartitionProgress, RunProgress
 from etl_tasks.errors import Unreachable
 
@@ -174,7 +174,7 @@ def read_patiently(
 def partition_line(partition: PartitionProgress) -> str:
     """What became of a partition of the run, in one line."""
     facts = [
-        f"{number(partition.rows)} rows",
+        count_of(partition.rows, "row"),
         count_of(partition.slices, "slice"),
         count_of(partition.splits, "split"),
         f"loaded and published in {duration(partition.loading_s)}",
@@ -190,6 +190,6 @@ def partition_line(partition: PartitionProgress) -> str:
     if partition.publish_ms is not None:
         facts.append(f"the publish {duration(partition.publish_ms / 1000)}")
     if partition.clean_rows is not None:
-        facts.append(f"{number(partition.clean_rows)} rows in CLEAN")
+        facts.append(f"{count_of(partition.clean_rows, 'row')} in CLEAN")
     state = "published, INCOMPLETE" if partition.failed_slices else "published"
     return f"{partition.partition}  {state}: {', '.join(facts)}"

@@ -165,7 +165,7 @@ class PublishFollower:
 
 
 def _published(now: PublishProgress) -> str:
-    rows = f"{number(now.rows)} rows in CLEAN, " if now.rows is not None else ""
+    rows = f"{count_of(now.rows, 'row')} in CLEAN, " if now.rows is not None else ""
     return f"{now.partition}  published: {rows}{duration((now.duration_ms or 0) / 1000)}"
 
 

@@ -9,7 +9,7 @@ import click
 from etl_tasks.cli.assembly import interval_options, open_wiring, read_interval, read_settings
 from etl_tasks.cli.following import Follower
 from etl_tasks.cli.screens import open_screen
-from etl_tasks.cli.texts import count_of, duration, first_line, iso, number
+from etl_tasks.cli.texts import count_of, duration, first_line, iso
 from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.core.status import RunProgress
 from etl_tasks.errors import UsageError
@@ -82,7 +82,7 @@ def _closing_line(progress: RunProgress, follower: Follower) -> str:
     took = duration(run.ended_at - run.started_at) if run.ended_at else "-"
     covered = f"[{iso(run.since)}, {iso(run.covered_until)}) " if run.since and run.covered_until else ""
     return (
-        f"run {run.run_id} {run.status}: {covered}{number(totals.rows)} rows, {count_of(progress.total, 'slice')}, "
+        f"run {run.run_id} {run.status}: {covered}{count_of(totals.rows, 'row')}, {count_of(progress.total, 'slice')}, "
         f"{count_of(totals.splits, 'split')}, {totals.published} of {count_of(len(progress.partitions), 'partition')} "
         f"published, {took}" + (f" ({first_line(run.reason)})" if run.status == RunStatus.OK and run.reason else "")
     )

@@ -79,7 +79,7 @@ def _end(report: RunReport) -> Clause:
     run = report.run
     rows = sum(group.rows for group in report.groups)
     took = duration(run.ended_at - run.started_at) if run.ended_at else "-"
-    said = f"{number(rows)} rows, {count_of(report.progress.total, 'slice')}, {took}"
+    said = f"{count_of(rows, 'row')}, {count_of(report.progress.total, 'slice')}, {took}"
     if run.status == RunStatus.OK:
         reason = f" ({first_line(run.reason)})" if run.reason else ""
         return Clause(Level.OK, f"ok: {said}{reason}")
