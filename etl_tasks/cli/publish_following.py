@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import click
 
 from etl_tasks.cli.following import IDLE_S, POLL_S, WORKER_COMMAND, read_patiently
-from etl_tasks.cli.texts import duration, first_line, iso_second, number
+from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number
 from etl_tasks.core.publishing import PublishProgress
 from etl_tasks.core.states import PublishState
 from etl_tasks.errors import UsageError
