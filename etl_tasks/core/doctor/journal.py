@@ -76,8 +76,9 @@ def beat_opinion(planned_at: Sequence[datetime], now: datetime, step_min: int, p
         last = max(planned_at, default=None)
         seen = "never" if last is None else f"last at {last:%Y-%m-%d %H:%M:%S}Z"
         return fail(
-            f"beat has planned nothing for {process} within 2 × STEP_MIN={step_min} minutes ({seen})",
-            "start one beat: celery -A etl_tasks beat (and a worker that takes the queue plan)",
+            f"beat has planned nothing for {process} within {2 * step_min} minutes, 2 × STEP_MIN ({seen})",
+            "start one beat: celery -A etl_tasks beat (and a worker that takes the queue plan); seen at its first plan,"
+            " STEP_MIN later",
         )
     several = [moment for moment in planned_at if now - moment <= STEPS_LOOKED_AT * step]
     if len(several) >= 2 * STEPS_LOOKED_AT:
