@@ -288,14 +288,14 @@ def test_beat_compares_repairs_and_looks_again(deploy: Deploy) -> None:
     delete(deployment, victims(deployment, 0, 1))  # before what is compared
 
     with beat(deployment):
-        first = deployment.until(lambda: ended(deployment, 1), "beat's first reconcile", 180)[0]
+        first = deployment.until(lambda: ended(deployment, 1), "beat's first reconcile", 300)[0]
         assert (first.status, first.missing, first.by_hash) == ("different", 3, True)
         assert (first.since, first.until) == (hour(3)[0], hour(5)[1])
         assert first.details["asked_by"] == "schedule"
-        begun = deployment.until(lambda: reconciles(deployment)[0].details.get("repair"), "its repair", 60)
-        run = deployment.wait_for_run(begun["run"])
+        begun = deployment.until(lambda: reconciles(deployment)[0].details.get("repair"), "its repair", 180)
+        run = deployment.wait_for_run(begun["run"], timeout_s=180)
         assert (run.status, read(deployment, run.id)) == ("ok", [hour(4)])
-        _, check, second = deployment.until(lambda: ended(deployment, 3), "the next one looks again", 180)[:3]
+        _, check, second = deployment.until(lambda: ended(deployment, 3), "the next one looks again", 300)[:3]
 
     assert (check.status, check.repairs, check.repair_run_id, check.windows) == ("exact", first.id, run.id, 1)
     assert (second.status, second.repairs, second.windows) == ("exact", None, 3)
