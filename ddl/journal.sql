@@ -82,6 +82,9 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_slices (
     CONSTRAINT inc_processing_slices_lease CHECK (state <> 'running' OR lease_until IS NOT NULL)
 );
 
+-- Rows of frames that the fast decoder did not understand; they are right, but cost more.
+ALTER TABLE public.inc_processing_slices ADD COLUMN IF NOT EXISTS rows_slow bigint;
+
 CREATE INDEX IF NOT EXISTS inc_processing_slices_planned_idx ON public.inc_processing_slices (run_id, partition, window_from)
     WHERE state = 'planned';
 CREATE INDEX IF NOT EXISTS inc_processing_slices_running_idx ON public.inc_processing_slices (lease_until) WHERE state = 'running';

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from etl_tasks.core.columns import Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,19 @@ class TargetColumn:
 
 @dataclass(slots=True)
 class ColumnBatch:
-    """``rows`` rows as one list a column, in the order of ``names``.
+    """``rows`` rows as one column each of ``names``, in that order: a list of values or one of ``core.columns``.
 
     ``approximate_bytes`` is the size on the wire, which bounds memory. As read from the source, times are integers of
     milliseconds since the epoch (DATE, TIME, TIMESTAMP alike), arrays are lists or None, DECIMAL is
-    ``decimal.Decimal``.
+    ``decimal.Decimal``. ``decoded_slowly`` says why the frame was not read the fast way, '' when it was.
     """
 
     names: Sequence[str]
-    columns: list[list[Any]] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
     rows: int = 0
     approximate_bytes: int = 0
+    decoded_slowly: str = ""
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> Column:
         """The values of the column ``name``; raises ValueError if there is no such column."""
         return self.columns[list(self.names).index(name)]

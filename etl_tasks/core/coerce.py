@@ -1,6 +1,7 @@
 """A batch in the target's types: every row that fits, and what kept the others out (DESIGN, Coerce).
 
-The rules themselves, Phoenix type × ClickHouse type, are the table of ``etl_tasks.core.coercion_rules``.
+The rules themselves, Phoenix type × ClickHouse type, are the table of ``etl_tasks.core.coercion_rules``, and those for
+columns that stay bytes ``etl_tasks.core.column_rules``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from etl_tasks.core.batch import ColumnBatch, SourceColumn, TargetColumn, key_columns
-from etl_tasks.core.coercion_rules import BYTES, DAY_MS, EMPTY_IN_KEY, TIMES, ColumnRule, RuleContext, rule_for
+from etl_tasks.core.coercion_rules import BYTES, DAY_MS, EMPTY_IN_KEY, TIMES, RuleContext
+from etl_tasks.core.column_rules import AnyColumnRule, column_rule
+from etl_tasks.core.columns import Column, Hashes, in_list, taken
+from etl_tasks.core.distinct import any_repeats, key_hashes
 from etl_tasks.errors import SchemaError
 
 VALUE_TEXT_LIMIT: Final = 200
@@ -77,7 +81,7 @@ class CoercionPlan:
     def __init__(
         self,
         names: tuple[str, ...],
-        rules: tuple[ColumnRule, ...],
+        rules: tuple[AnyColumnRule, ...],
         key: tuple[str, ...],
         empty_in_key: Mapping[str, str | bytes],
         byte_columns: frozenset[str],
@@ -125,7 +129,7 @@ class CoercionPlan:
         ]
         if not key:
             faults.append("none of the columns read is in the source's primary key")
-        rules: list[ColumnRule] = []
+        rules: list[AnyColumnRule] = []
         for column in source_columns:
             target = targets.get(column.name)
             if target is None or target.default_kind in ("ALIAS", "MATERIALIZED"):
@@ -136,7 +140,7 @@ class CoercionPlan:
             if column.name == partition_column:
                 low, high = PARTITION_RANGE_MS
                 narrowed = RuleContext((max(low, datetime64_range_ms[0]), min(high, datetime64_range_ms[1])))
-            rule = rule_for(column.type, target.type, narrowed, in_key=column.name in key)
+            rule = column_rule(column.type, target.type, narrowed, in_key=column.name in key)
             if rule is None:
                 faults.append(f"{column.name}: {column.type} of Phoenix does not go into {target.type} of ClickHouse")
             else:
@@ -153,7 +157,7 @@ class CoercionPlan:
         """The batch in the target's types, without the rows that do not fit; the given batch is left as it is."""
         if tuple(batch.names) != self._names:
             raise SchemaError(f"the batch has the columns {', '.join(batch.names)} instead of {', '.join(self._names)}")
-        columns: list[list[Any]] = []
+        columns: list[Column] = []
         faults: dict[int, list[tuple[int, str]]] = {}
         for position, (rule, values) in enumerate(zip(self._rules, batch.columns, strict=True)):
             converted, found = rule(values)
@@ -184,13 +188,22 @@ class CoercionPlan:
         return tuple(self._empty_in_key.get(name) if part is None else part for name, part in parts)
 
 
-def drop_repeats(batch: ColumnBatch, key_names: Sequence[str]) -> ColumnBatch:
-    """The batch with only the last row of every key, in the order of rows; the same batch when no key repeats."""
-    keys = list(zip(*[batch.column(name) for name in key_names], strict=True))
+def drop_repeats(batch: ColumnBatch, key_names: Sequence[str]) -> tuple[ColumnBatch, Hashes]:
+    """The batch with only the last row of every key, in the order of rows (the same batch when no key repeats), and
+    the hash of each row's key.
+    """
+    hashes = key_hashes([batch.column(name) for name in key_names], batch.rows)
+    if not any_repeats(hashes):
+        return batch, hashes
+    # Two keys of one hash are still two keys.
+    keys = zip(*[in_list(batch.column(name)) for name in key_names], strict=True)
     last = {key: row for row, key in enumerate(keys)}
-    return batch if len(last) == len(keys) else _rows(batch, sorted(last.values()))
+    if len(last) == batch.rows:
+        return batch, hashes
+    kept = sorted(last.values())
+    return _rows(batch, kept), hashes[kept]
 
 
 def _rows(batch: ColumnBatch, kept: Sequence[int]) -> ColumnBatch:
     size = batch.approximate_bytes * len(kept) // max(batch.rows, 1)
-    return ColumnBatch(batch.names, [[column[row] for row in kept] for column in batch.columns], len(kept), size)
+    return ColumnBatch(batch.names, [taken(column, kept) for column in batch.columns], len(kept), size)

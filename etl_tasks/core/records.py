@@ -59,7 +59,10 @@ class SliceClaim:
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """What a finished attempt moved; times in milliseconds by stage."""
+    """What a finished attempt moved; times in milliseconds by stage.
+
+    ``rows_slow`` are those of frames that were not read the fast way.
+    """
 
     rows_counted: int
     rows_read: int
@@ -67,6 +70,7 @@ class SliceResult:
     rows_distinct: int
     rows_rejected: int
     timings_ms: Mapping[str, int]
+    rows_slow: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ class _Attempt:
             rows_inserted=result.rows_inserted,
             rows_distinct=result.rows_distinct,
             rows_rejected=result.rows_rejected,
+            rows_slow=result.rows_slow,
             timings_ms=dict(result.timings_ms),
         )
         return "done"

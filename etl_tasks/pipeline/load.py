@@ -13,6 +13,7 @@ import structlog
 
 from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.core.coerce import CoercionPlan, Misfit, drop_repeats
+from etl_tasks.core.columns import joined
 from etl_tasks.core.distinct import KeyCounter
 from etl_tasks.core.records import Reject, SliceClaim, SliceResult
 from etl_tasks.errors import RowRejected, SchemaError, ShortRead, TransientError
@@ -160,7 +161,7 @@ class Loader:
         counted = self._source.count(claim.window)
         mark = timings.add("count", mark)
         keys = KeyCounter()
-        rows_read = rows_rejected = 0
+        rows_read = rows_rejected = rows_slow = 0
         beat_at = time.monotonic()
         with _Inserter(claim, self._target, version_ms, self._rules) as inserter:
             for frame in self._source.read(claim.window):
@@ -168,11 +169,12 @@ class Loader:
                 reach(Failpoint.SLICE_FRAME_READ, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
                 checkpoint()
                 rows_read += frame.rows
+                rows_slow += frame.rows if frame.decoded_slowly else 0
                 coerced = self._coercion.apply(frame)
                 if coerced.misfits:
                     rows_rejected += self._reject(claim, coerced.misfits, journal)
-                batch = drop_repeats(coerced.batch, self._coercion.key)
-                keys.add(zip(*(batch.column(name) for name in self._coercion.key), strict=True))
+                batch, hashes = drop_repeats(coerced.batch, self._coercion.key)
+                keys.add(hashes)
                 mark = timings.add("coerce", mark)
                 inserter.add(batch)
                 mark = timings.add("insert_wait", mark)
@@ -192,6 +194,7 @@ class Loader:
                 rows_distinct=keys.distinct(),
                 rows_rejected=rows_rejected,
                 timings_ms=timings.ms,
+                rows_slow=rows_slow,
             )
 
     def _verify_count(self, claim: SliceClaim, counted: int, rows_read: int) -> None:
@@ -245,11 +248,10 @@ def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:
     """One block of all batches' rows."""
     if len(batches) == 1:
         return batches[0]
-    first = batches[0]
-    columns = [list(column) for column in first.columns]
-    for batch in batches[1:]:
-        for column, more in zip(columns, batch.columns, strict=True):
-            column.extend(more)
+    columns = [joined(parts) for parts in zip(*(batch.columns for batch in batches), strict=True)]
     return ColumnBatch(
-        first.names, columns, sum(batch.rows for batch in batches), sum(batch.approximate_bytes for batch in batches)
+        batches[0].names,
+        columns,
+        sum(batch.rows for batch in batches),
+        sum(batch.approximate_bytes for batch in batches),
     )

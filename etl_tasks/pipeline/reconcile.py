@@ -11,6 +11,7 @@ import structlog
 
 from etl_tasks.core.batch import ColumnBatch, TargetColumn
 from etl_tasks.core.coerce import CoercionPlan
+from etl_tasks.core.columns import in_list
 from etl_tasks.core.reconciling import (
     Example,
     Key,
@@ -166,7 +167,7 @@ class _Sides:
     def _comparable(self, batch: ColumnBatch) -> tuple[Iterator[Row], int]:
         """The batch's rows, and how many do not fit."""
         coerced = self._context.coercion.apply(batch).batch
-        columns = [converted(values, ours) for values, ours in zip(coerced.columns, self._ours, strict=True)]
+        columns = [converted(in_list(values), ours) for values, ours in zip(coerced.columns, self._ours, strict=True)]
         return zip(*columns, strict=True), batch.rows - coerced.rows
 
 

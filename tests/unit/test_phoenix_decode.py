@@ -7,14 +7,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from phoenixdb.avatica.proto import common_pb2, responses_pb2
 
-from etl_tasks.adapters.phoenix.decode import EXPECTED, NULL, FrameDecoder, cell_value, decodable
-from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse
+from etl_tasks.adapters.phoenix.decode import EXPECTED, NULL, cell_value, decodable
+from etl_tasks.adapters.phoenix.frames import FrameDecoder, RawFrame, frame_of
 from etl_tasks.core.batch import SourceColumn
-from etl_tasks.errors import SchemaError, ShortRead, TerminalError
+from etl_tasks.core.columns import in_list
+from etl_tasks.errors import SchemaError, ShortRead, StatementLost
 
 Typed = common_pb2.TypedValue
 NUMBERS = {
@@ -58,19 +60,32 @@ def cell(kind: str, value: Any) -> Any:
     return common_pb2.ColumnValue(value=[scalar], scalar_value=scalar)
 
 
-def frame_rows(rows: list[list[Any]]) -> Any:
-    """Cells of messages → rows as ``wire`` parses them."""
-    frame = common_pb2.Frame(offset=7, done=True, rows=[common_pb2.Row(value=row) for row in rows])
-    data = responses_pb2.FetchResponse(frame=frame).SerializeToString()
-    parsed = FetchResponse.FromString(data).frame
-    assert (parsed.offset, parsed.done) == (7, True)
-    return parsed.rows
+def frame(rows: list[list[Any]]) -> RawFrame:
+    """Cells of messages → a frame as the connection finds it."""
+    message = common_pb2.Frame(offset=7, done=True, rows=[common_pb2.Row(value=row) for row in rows])
+    found = frame_of(responses_pb2.FetchResponse(frame=message).SerializeToString(), first=False, context="")
+    assert (found.offset, found.done, found.count, found.not_found) == (7, True, len(rows), "")
+    return found
+
+
+def both_ways(columns: list[SourceColumn], rows: list[list[Any]]) -> tuple[list[list[Any]], str]:
+    """The columns, which must be the same by the fast and by the slow way, and why the fast one did not know them."""
+    found = frame(rows)
+    decoder = FrameDecoder(columns)
+    decoded, why = decoder.decode(found, "reading T")
+    found.found = None
+    slowly, _ = decoder.decode(found, "reading T")
+    assert all(isinstance(column, list) for column in slowly)
+    in_lists = [in_list(column) for column in decoded]
+    assert in_lists == slowly
+    assert [[type(value) for value in column] for column in in_lists] == [
+        [type(value) for value in column] for column in slowly
+    ]
+    return in_lists, why
 
 
 def decode(kind: str, values: list[Any]) -> list[Any]:
-    (column,) = FrameDecoder([SourceColumn("x", kind)]).decode(
-        frame_rows([[cell(kind, v)] for v in values]), 0, "reading T"
-    )
+    (column,), _ = both_ways([SourceColumn("x", kind)], [[cell(kind, v)] for v in values])
     return column
 
 
@@ -128,7 +143,7 @@ def test_the_elements_of_a_float_array_are_bits() -> None:
     bits = struct.unpack("<i", struct.pack("<f", 7.25))[0]
     element = Typed(type=common_pb2.FLOAT, number_value=bits)
     value = common_pb2.ColumnValue(value=[element], array_value=[element], has_array_value=True)
-    assert FrameDecoder([SourceColumn("x", "FLOAT ARRAY")]).decode(frame_rows([[value]]), 0, "") == [[[7.25]]]
+    assert both_ways([SourceColumn("x", "FLOAT ARRAY")], [[value]])[0] == [[[7.25]]]
 
 
 def test_an_array_in_a_late_row_is_whole() -> None:
@@ -172,16 +187,15 @@ def test_a_server_that_sends_each_value_once_is_read_too() -> None:
             message = cell(kind, value)
             message.ClearField("value")
             rows.append([message])
-        assert FrameDecoder([SourceColumn("x", kind)]).decode(frame_rows(rows), 0, "") == [values]
+        decoded, why = both_ways([SourceColumn("x", kind)], rows)
+        assert decoded == [values] and why
 
 
 def test_rows_become_columns_in_order() -> None:
     columns = [SourceColumn("c", "VARCHAR"), SourceColumn("t", "UNSIGNED_TINYINT")]
-    rows = frame_rows([[cell("VARCHAR", f"row {n}"), cell("UNSIGNED_TINYINT", n % 100)] for n in range(2_000)])
-    decoder = FrameDecoder(columns)
-    assert decoder.names == ("c", "t")
-    assert decoder.decode(rows, 0, "") == [[f"row {n}" for n in range(2_000)], [n % 100 for n in range(2_000)]]
-    assert decoder.decode([], 0, "") == [[], []]
+    rows = [[cell("VARCHAR", f"row {n}"), cell("UNSIGNED_TINYINT", n % 100)] for n in range(2_000)]
+    assert FrameDecoder(columns).names == ("c", "t")
+    assert both_ways(columns, rows) == ([[f"row {n}" for n in range(2_000)], [n % 100 for n in range(2_000)]], "")
 
 
 @pytest.mark.parametrize(
@@ -196,20 +210,21 @@ def test_rows_become_columns_in_order() -> None:
 )
 def test_rows_of_another_statement_are_refused(kind: str, other: str) -> None:
     value = SAMPLES[other][0]
-    with pytest.raises(ShortRead, match=r"rows from 40 on.*column x"):
-        FrameDecoder([SourceColumn("x", kind)]).decode(frame_rows([[cell(other, value)]] * 2), 40, "reading T")
+    with pytest.raises(ShortRead, match=r"rows from 7 on.*column x"):
+        FrameDecoder([SourceColumn("x", kind)]).decode(frame([[cell(other, value)]] * 2), "reading T")
     with pytest.raises(ShortRead, match="do not have the 2 columns"):
         FrameDecoder([SourceColumn("x", kind), SourceColumn("y", kind)]).decode(
-            frame_rows([[cell(kind, None)]]), 0, "reading T"
+            frame([[cell(kind, None)]]), "reading T"
         )
 
 
-def test_bytes_that_are_no_utf8_are_said() -> None:
-    row = cell("VARCHAR", "aa").SerializeToString().replace(b"aa", b"a\xff")
-    frame = FetchResponse()
-    frame.frame.rows.add(value=[row])
-    with pytest.raises((TerminalError, ShortRead), match="column x"):
-        FrameDecoder([SourceColumn("x", "VARCHAR")]).decode(frame.frame.rows, 0, "reading T")
+@pytest.mark.parametrize("bad", [b"a\xff", b"\xc3a", b"\xed\xa0\x80"[:2], b"a\xc3"])
+def test_bytes_that_are_no_utf8_are_said(bad: bytes) -> None:
+    rows = [[cell("VARCHAR", "aa")], [cell("VARCHAR", "bb")]]
+    found = frame(rows)
+    found.body = found.body.replace(b"aa", bad)
+    with pytest.raises(ShortRead, match="column x"):
+        FrameDecoder([SourceColumn("x", "VARCHAR")]).decode(found, "reading T")
 
 
 def test_types_that_cannot_be_sent_are_refused() -> None:
@@ -222,9 +237,109 @@ def test_types_that_cannot_be_sent_are_refused() -> None:
 
 def test_the_first_frame_is_found_in_an_execute_response() -> None:
     signature = common_pb2.Signature(sql="SELECT 1")
-    frame = common_pb2.Frame(rows=[common_pb2.Row(value=[cell("BIGINT", 5)])], done=True)
-    result = responses_pb2.ResultSetResponse(statement_id=9, own_statement=True, signature=signature, first_frame=frame)
-    parsed = ExecuteResponse.FromString(responses_pb2.ExecuteResponse(results=[result]).SerializeToString())
-    assert parsed.results[0].statement_id == 9 and parsed.results[0].first_frame.done
-    assert common_pb2.Signature.FromString(parsed.results[0].signature).sql == "SELECT 1"
-    assert cell_value(parsed.results[0].first_frame.rows[0].value[0]) == 5
+    first = common_pb2.Frame(rows=[common_pb2.Row(value=[cell("BIGINT", 5)])], done=True)
+    result = responses_pb2.ResultSetResponse(statement_id=9, own_statement=True, signature=signature, first_frame=first)
+    body = responses_pb2.ExecuteResponse(results=[result]).SerializeToString()
+    found = frame_of(body, first=True, context="")
+    assert found.found is not None and (found.offset, found.count, found.done) == (0, 1, True)
+    assert cell_value(found.rows[0].value[0]) == 5
+    columns, why = FrameDecoder([SourceColumn("x", "BIGINT")]).decode(found, "")
+    assert ([in_list(column) for column in columns], why) == ([[5]], "")
+
+
+@pytest.mark.parametrize("flag", ["missing_statement", "missing_results"])
+def test_a_forgotten_statement_is_lost(flag: str) -> None:
+    whole = responses_pb2.FetchResponse(frame=common_pb2.Frame(rows=[common_pb2.Row(value=[cell("BIGINT", 5)])]))
+    setattr(whole, flag, True)
+    with pytest.raises(StatementLost, match="reading T: the Query Server forgot the statement"):
+        frame_of(whole.SerializeToString(), first=False, context="reading T")
+    with pytest.raises(StatementLost, match="forgot the statement before it ran"):
+        frame_of(responses_pb2.ExecuteResponse().SerializeToString(), first=True, context="reading T")
+
+
+MIXED = {
+    "VARCHAR": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    "BIGINT": st.integers(-(2**63), 2**63 - 1),
+    "TIMESTAMP": st.integers(-62_135_596_800_000, 400_000_000_000_000),
+    "VARCHAR ARRAY": st.lists(st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))),
+    "DOUBLE": st.floats(allow_nan=False),
+    "DECIMAL": st.decimals(allow_nan=False, allow_infinity=False),
+    "VARBINARY": st.binary(min_size=1),
+}
+MIXED_COLUMNS = [SourceColumn(f"x{number}", kind) for number, kind in enumerate(MIXED)]
+mixed_rows = st.lists(st.tuples(*(st.one_of(st.none(), values) for values in MIXED.values())), min_size=1, max_size=20)
+
+
+def cells_of(values: list[tuple[Any, ...]]) -> list[list[Any]]:
+    return [[cell(kind, value) for kind, value in zip(MIXED, row, strict=True)] for row in values]
+
+
+@given(mixed_rows)
+def test_rows_of_all_types_are_the_same_both_ways(values: list[tuple[Any, ...]]) -> None:
+    decoded, _ = both_ways(MIXED_COLUMNS, cells_of(values))
+    assert list(zip(*decoded, strict=True)) == values
+
+
+@given(mixed_rows, st.data())
+def test_a_frame_that_is_cut_is_an_error(values: list[tuple[Any, ...]], data: st.DataObject) -> None:
+    """Wherever it ends, inside the rows or with lengths that were made to fit: never a shorter answer."""
+    rows = [common_pb2.Row(value=row).SerializeToString() for row in cells_of(values)]
+    message = b"".join(b"\x1a" + varint(len(row)) + row for row in rows)
+    body = b"\x0a" + varint(len(message)) + message
+    cut = data.draw(st.integers(1, len(body) - 1))
+    with pytest.raises(DecodeError):
+        frame_of(body[:cut], first=False, context="")
+    # The last row ends early, and what is around it agrees with that.
+    last = rows[-1][: data.draw(st.integers(0, len(rows[-1]) - 1))]
+    message = b"".join(b"\x1a" + varint(len(row)) + row for row in [*rows[:-1], last])
+    with pytest.raises((DecodeError, ShortRead)):
+        FrameDecoder(MIXED_COLUMNS).decode(
+            frame_of(b"\x0a" + varint(len(message)) + message, first=False, context=""), "reading T"
+        )
+
+
+@given(mixed_rows, st.data())
+def test_a_byte_that_changed_is_never_read_outside_of_its_row(
+    values: list[tuple[Any, ...]], data: st.DataObject
+) -> None:
+    """Any other bytes are read the same both ways, or refused."""
+    rows = cells_of(values)
+    message = common_pb2.Frame(rows=[common_pb2.Row(value=row) for row in rows])
+    body = bytearray(responses_pb2.FetchResponse(frame=message).SerializeToString())
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = frame_of(bytes(body), first=False, context="")
+        decoded, why = FrameDecoder(MIXED_COLUMNS).decode(found, "reading T")
+    except (DecodeError, ShortRead, StatementLost):
+        return
+    assert {len(column) for column in decoded} == {found.count} or not found.count
+    assert why or not any(len(in_list(column)) != found.count for column in decoded)
+
+
+def varint(number: int) -> bytes:
+    pieces = bytearray()
+    while number > 127:
+        pieces.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*pieces, number])
+
+
+def test_long_arrays_stay_fast() -> None:
+    values: list[Any] = [[f"code {n}" for n in range(700)], None, ["я" * 300, None, "a"]]
+    decoded, why = both_ways([SourceColumn("x", "VARCHAR ARRAY")], [[cell("VARCHAR ARRAY", v)] for v in values])
+    assert (decoded, why) == ([values], "")
+
+
+def test_what_the_query_server_sends_stays_fast() -> None:
+    values = {
+        "VARCHAR": [None, "a", "я" * 60, "x" * 123, "x" * 124, "x" * 128, "x" * 16_384, "\0"],
+        "BIGINT": [None, 0, -1, 63, 64, 2**62, 2**63 - 1, -(2**63)],
+        "TIMESTAMP": [None, 0, -1, 1_754_600_000_123, 253_402_300_800_000, 5, 6, 7],
+        "VARCHAR ARRAY": [None, ["a"], ["a", None], ["x" * 200], ["я"], ["a", "b", "c"], ["d"], None],
+        "DOUBLE": [None, 0.5, -1e300, 0.0, 1.0, 2.0, 3.0, 4.0],
+    }
+    rows = [
+        list(row) for row in zip(*([cell(kind, v) for v in column] for kind, column in values.items()), strict=True)
+    ]
+    decoded, why = both_ways([SourceColumn(kind, kind) for kind in values], rows)
+    assert (decoded, why) == (list(values.values()), "")

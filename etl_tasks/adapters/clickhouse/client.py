@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from clickhouse_driver import Client
 
 from etl_tasks.adapters.clickhouse import catalog_sql
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import AnswerTimedOut, ErrorCode, StatementFailed, clickhouse_errors
+from etl_tasks.adapters.clickhouse.native_block import BlockClient
+from etl_tasks.core.columns import Column
 from etl_tasks.errors import ConfigError, TerminalError, TransientError, Unreachable
 
 log = structlog.get_logger(__name__)
@@ -21,9 +22,6 @@ Setting = int | str
 
 PROBE_TIMEOUT_S = 10.0
 """How long a server may take to answer ``SELECT 1``."""
-
-UNSPLIT_BLOCK = 1 << 31
-"""Rows a block of the driver may have: more than any batch, so that an insert is one block."""
 
 OLDER_NAMES: Mapping[str, str] = {
     "distributed_foreground_insert": "insert_distributed_sync",
@@ -69,7 +67,7 @@ class Connection:
         self.host = host
         self._config = config
         self._secrets = (config.password,)
-        self._client = Client(
+        self._client = BlockClient(
             host.name,
             port=host.port,
             user=config.user,
@@ -84,7 +82,6 @@ class Connection:
             client_name="etl_tasks",
             # Without this an unknown setting is ignored in silence.
             settings_is_important=True,
-            settings={} if bare else {"insert_block_size": UNSPLIT_BLOCK},
         )
         self._bare = bare
         self._setting_names: dict[str, str] | None = None
@@ -100,8 +97,8 @@ class Connection:
         """The rows of one statement. ``params`` are values; ``settings`` are given by their present names."""
         return self._run(sql, params, self._known(self._limits(settings)), tag)
 
-    def insert(self, sql: str, columns: list[list[Any]], *, tag: str, settings: Mapping[str, Setting]) -> None:
-        """Send ``columns`` as one block. The driver works on copies, so the same lists may be sent again."""
+    def insert(self, sql: str, columns: list[Column], *, tag: str, settings: Mapping[str, Setting]) -> None:
+        """Send ``columns`` as one block; they stay as they are, so the same ones may be sent again."""
         known = self._known(self._limits(settings))
         with clickhouse_errors(str(self.host), self._secrets):
             self._client.execute(sql, columns, columnar=True, settings=known, query_id=query_id(tag))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from etl_tasks.adapters.clickhouse.client import Connection, Failover, Setting
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig
 from etl_tasks.adapters.clickhouse.identifiers import quote_names
 from etl_tasks.adapters.clickhouse.topology import RawTable
 from etl_tasks.core.batch import ColumnBatch
+from etl_tasks.core.columns import Column, IntegerColumn
 from etl_tasks.errors import TerminalError
 
 # Rows of one batch; the block follows.
@@ -39,7 +40,7 @@ def insert_batch(
     uneven = {name: length for name, length in lengths.items() if length != batch.rows}
     if uneven:
         raise TerminalError(f"a batch of {batch.rows} rows has columns of other lengths: {uneven}")
-    columns: list[list[Any]] = [*batch.columns, [version_ms] * batch.rows]
+    columns: list[Column] = [*batch.columns, IntegerColumn(np.full(batch.rows, version_ms, dtype=np.int64))]
     names = quote_names([*batch.names, config.version_column])
     sql = INSERT.format(table=raw.insert_into.sql, columns=names)
     settings = insert_settings(config, raw)

@@ -142,6 +142,7 @@ class SliceJournal:
                 rows_inserted=result.rows_inserted,
                 rows_distinct=result.rows_distinct,
                 rows_rejected=result.rows_rejected,
+                rows_slow=result.rows_slow,
                 timings_ms=journal_json(result.timings_ms),
             )
             if row is None:

@@ -104,10 +104,10 @@ def _ask(connection: QueryServerConnection, config: PhoenixConfig, schema: str, 
         # The names are LIKE patterns, so `_` fits any letter: the answer is filtered below.
         return requests_pb2.ColumnsRequest(connection_id=connection_id, schema_pattern=schema, table_name_pattern=table)
 
-    for frame in connection.metadata(ask, "ResultSetResponse", context):
-        position = {column.label or column.column_name: index for index, column in enumerate(frame.signature.columns)}
+    for signature, rows in connection.metadata(ask, "ResultSetResponse", context):
+        position = {column.label or column.column_name: index for index, column in enumerate(signature.columns)}
         wanted = [position[name] for name in _ASKED]
-        for row in frame.rows:
+        for row in rows:
             in_schema, in_table, name, type_name, key_position, size, scale, nullable = (
                 cell_value(row.value[index]) for index in wanted
             )

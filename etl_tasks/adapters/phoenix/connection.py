@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -17,9 +16,10 @@ from phoenixdb.avatica.client import AvaticaClient
 from phoenixdb.avatica.proto import common_pb2, requests_pb2
 
 from etl_tasks.adapters.phoenix.errors import phoenix_errors, unanswered_is_unreachable
+from etl_tasks.adapters.phoenix.frames import RawFrame, frame_of
 from etl_tasks.adapters.phoenix.session import QueryServerSession
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
-from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse, ResultSetResponse
+from etl_tasks.adapters.phoenix.wire import ResultSetResponse
 from etl_tasks.errors import EtlError, StatementLost
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ FIRST_FRAME_ROWS: Final = 1
 worker child 380 MB (``python -m benchmarks memory``).
 """
 _GROWTH: Final = 8
+_METADATA_ROWS: Final = 1_000
 
 
 class FramePace:
@@ -71,19 +72,6 @@ class FramePace:
         self._most = min(self._configured, self._most * 2)
 
 
-@dataclass(slots=True)
-class RawFrame:
-    """Rows of a result as ``wire`` leaves them: ``offset`` of the first row, size on the wire, whether it is the last
-    frame.
-    """
-
-    rows: Any
-    offset: int
-    size: int
-    done: bool
-    signature: Any = None
-
-
 class QueryServerConnection:
     """An open connection. After any error call ``discard`` and make a new one; not for several threads."""
 
@@ -112,32 +100,30 @@ class QueryServerConnection:
             request = requests_pb2.PrepareAndExecuteRequest(
                 connection_id=self._id, statement_id=statement, sql=sql, first_frame_max_size=pace.begin()
             )
-            data = self._client._apply(request, "ExecuteResponse")
-            response = ExecuteResponse.FromString(data)
-        size = len(data)
-        del data
-        if response.missing_statement or not response.results:
-            raise StatementLost(f"{context}: the Query Server forgot the statement before it ran: read again")
-        result = response.results[0]
-        del response
-        yield from self._walk(statement, result, size, pace.next, context)
+            body = self._client._apply(request, "ExecuteResponse")
+            frame = frame_of(body, first=True, context=context)
+        del body
+        yield from self._walk(statement, frame, pace.next, context)
 
-    def metadata(self, ask: Callable[[Any, str], Any], response_name: str, context: str) -> Iterator[RawFrame]:
-        """The frames of one of Avatica's metadata calls, which makes its statement itself."""
+    def metadata(self, ask: Callable[[Any, str], Any], response_name: str, context: str) -> Iterator[tuple[Any, Any]]:
+        """The frames of one of Avatica's metadata calls, which makes its statement itself: its signature, the rows."""
         with phoenix_errors(context):
-            data = self._client._apply(ask(requests_pb2, self._id), response_name)
-            result = ResultSetResponse.FromString(data)
-        yield from self._walk(result.statement_id, result, len(data), lambda rows, size: 1_000, context)
+            body = self._client._apply(ask(requests_pb2, self._id), response_name)
+            result = ResultSetResponse.FromString(body)
+        signature = common_pb2.Signature.FromString(result.signature)
+        first = result.first_frame
+        frame = RawFrame(first.offset, len(first.rows), first.done, len(body), b"", False)
+        for number, following in enumerate(
+            self._walk(result.statement_id, frame, lambda rows, size: _METADATA_ROWS, context)
+        ):
+            yield signature, following.rows if number else first.rows
 
     def _walk(
-        self, statement: int, result: Any, size: int, next_rows: Callable[[int, int], int], context: str
+        self, statement: int, frame: RawFrame, next_rows: Callable[[int, int], int], context: str
     ) -> Iterator[RawFrame]:
-        signature = common_pb2.Signature.FromString(result.signature)
-        frame = result.first_frame
-        del result
         expected = 0
         while True:
-            count, done = len(frame.rows), frame.done
+            count, done, size = frame.count, frame.done, frame.size
             if not count and not done:
                 raise StatementLost(
                     f"{context}: Got an empty frame, but the statement is not done, after {expected} rows: read again"
@@ -147,30 +133,21 @@ class QueryServerConnection:
                     f"{context}: a frame begins at row {frame.offset} instead of {expected}: read again"
                 )
             self.last_used = time.monotonic()
-            raw = RawFrame(frame.rows, expected, size, done, signature)
+            frame.offset = expected  # one without rows may say anything
+            yield frame
             del frame
-            yield raw
-            del raw
             if done:
                 break
             expected += count
-            with phoenix_errors(f"{context}, after {expected} rows"):
+            after = f"{context}, after {expected} rows"
+            with phoenix_errors(after):
                 request = requests_pb2.FetchRequest(
                     connection_id=self._id,
                     statement_id=statement,
                     offset=expected,
                     frame_max_size=next_rows(count, size),
                 )
-                data = self._client._apply(request)
-                response = FetchResponse.FromString(data)
-            size = len(data)
-            del data
-            if response.missing_statement or response.missing_results:
-                raise StatementLost(
-                    f"{context}: the Query Server forgot the statement after {expected} rows: read again"
-                )
-            frame = response.frame
-            del response
+                frame = frame_of(self._client._apply(request), first=False, context=after)
         self._forget(statement, context)
 
     def _forget(self, statement: int, context: str) -> None:

@@ -6,15 +6,18 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 
 from etl_tasks.adapters.phoenix import catalog, sql
 from etl_tasks.adapters.phoenix.connection import FramePace, QueryServerConnection
-from etl_tasks.adapters.phoenix.decode import FrameDecoder, cell_value
+from etl_tasks.adapters.phoenix.decode import cell_value
 from etl_tasks.adapters.phoenix.errors import unanswered_is_unreachable
+from etl_tasks.adapters.phoenix.frames import FrameDecoder
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.core.batch import ColumnBatch, SourceColumn
+from etl_tasks.core.columns import Column, IntegerColumn, in_list
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import EtlError, Overloaded, QueryTimedOut, ShortRead, StatementLost, Unreachable
 
@@ -115,13 +118,15 @@ class PhoenixSource:
         with self._own_connection() as connection:
             try:
                 for frame in connection.frames(statement, self._pace, context):
-                    count, offset, size = len(frame.rows), frame.offset, frame.size
-                    columns = decoder.decode(frame.rows, offset, context)
-                    del frame
+                    columns, why = decoder.decode(frame, context)
+                    if why:
+                        log.warning("frame_decoded_slowly", offset=frame.offset, rows=frame.count, reason=why)
+                    frame.drop_bytes()
+                    count, offset, size = frame.count, frame.offset, frame.size
                     if not count:
                         continue
                     self._check_times(columns, window, offset, context)
-                    yield ColumnBatch(names=decoder.names, columns=columns, rows=count, approximate_bytes=size)
+                    yield ColumnBatch(decoder.names, columns, count, size, why)
                     del columns
             except Overloaded:
                 self._pace.too_much()
@@ -194,19 +199,20 @@ class PhoenixSource:
     def _new_pace(self) -> FramePace:
         return FramePace(self._config.fetch_rows, self._config.max_frame_bytes)
 
-    def _check_times(self, columns: list[list[object]], window: Window, offset: int, context: str) -> None:
+    def _check_times(self, columns: list[Column], window: Window, offset: int, context: str) -> None:
         """Bring the time column to milliseconds and raise ShortRead unless all of it lies in the window."""
         position = self._config.columns.index(self._config.ts_column)
         times = columns[position]
-        if self._config.ts_units == "seconds":
-            times = columns[position] = [value * 1_000 if isinstance(value, int) else value for value in times]
+        step = 1_000 if self._config.ts_units == "seconds" else 1
         low, high = window.start_ms, window.end_ms
-        try:
-            if low <= min(times) and max(times) < high:  # type: ignore[type-var,operator]
+        if isinstance(times, IntegerColumn):
+            within = low <= int(times.values.min()) * step and int(times.values.max()) * step < high
+            if times.nulls is None and within:
+                columns[position] = times if step == 1 else replace(times, values=times.values * step)
                 return
-        except TypeError:
-            log.debug("source_time_missing", offset=offset, context=context)
-        for row, value in enumerate(times):
+        values = [value * step if isinstance(value, int) else value for value in in_list(times)]
+        columns[position] = values
+        for row, value in enumerate(values):
             if not isinstance(value, int) or not low <= value < high:
                 raise ShortRead(
                     f"{context}: row {offset + row} has {self._config.ts_column} = {value} ms, outside the window: the "

@@ -1,8 +1,4 @@
-"""Avatica's answers, parsed only as far as the rows: each value of a row stays a piece of bytes for ``decode``.
-
-Measured on a frame of 5,000 rows of 32 columns on a busy 2-core machine: phoenixdb's classes take 6 µs a row to parse
-and some 27 µs to hand out its values, these take 0.5 µs to parse; ``decode`` says what reading the pieces costs.
-"""
+"""Avatica's answers, parsed only as far as the rows: each value of a row stays a piece of bytes for ``decode``."""
 
 from __future__ import annotations
 
@@ -38,8 +34,6 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, int | str, int], ...]]] = {
         ("results", 1, "ResultSetResponse", _MANY),
         ("missing_statement", 2, _Field.TYPE_BOOL, _ONE),
     ),
-    # Not Avatica's: a column of integers put together as one packed field, so that the parser reads them all at once.
-    "Integers": (("value", 1, _Field.TYPE_SINT64, _MANY),),
 }
 
 
@@ -66,4 +60,3 @@ Frame: Final[Any] = _CLASSES["Frame"]
 FetchResponse: Final[Any] = _CLASSES["FetchResponse"]
 ResultSetResponse: Final[Any] = _CLASSES["ResultSetResponse"]
 ExecuteResponse: Final[Any] = _CLASSES["ExecuteResponse"]
-Integers: Final[Any] = _CLASSES["Integers"]

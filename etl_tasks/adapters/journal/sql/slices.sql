@@ -105,7 +105,7 @@ RETURNING id;
 UPDATE public.inc_processing_slices
 SET state = 'done', finished_at = clock_timestamp(), lease_until = NULL, generation = %(generation)s, rows_counted = %(rows_counted)s,
     rows_read = %(rows_read)s, rows_inserted = %(rows_inserted)s, rows_distinct = %(rows_distinct)s,
-    rows_rejected = %(rows_rejected)s, timings_ms = %(timings_ms)s
+    rows_rejected = %(rows_rejected)s, rows_slow = %(rows_slow)s, timings_ms = %(timings_ms)s
 WHERE id = %(slice_id)s AND attempt = %(attempt)s AND state = 'running'
 RETURNING id;
 

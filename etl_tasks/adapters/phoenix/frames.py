@@ -1,0 +1,116 @@
+"""The frames of a result: as they came, and as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from etl_tasks.adapters.phoenix.decode import EXPECTED, NUMBERS, TEXTS, CellDecoder
+from etl_tasks.adapters.phoenix.frame_bytes import FoundFrame, NotUnderstood, find_frame
+from etl_tasks.adapters.phoenix.vectors import FrameCells, members
+from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse
+from etl_tasks.core.batch import SourceColumn
+from etl_tasks.core.columns import Column
+from etl_tasks.errors import StatementLost
+
+_NUMBERS: Final = members(NUMBERS)
+_FAST: Final[dict[tuple[frozenset[int], bool], Callable[[FrameCells], Column]]] = {
+    (TEXTS, False): FrameCells.texts,
+    (TEXTS, True): FrameCells.text_arrays,
+    (NUMBERS, False): lambda cells: cells.integers(_NUMBERS),
+}
+"""What is read for all rows at once, by the types on the wire and whether an array; the rest goes cell by cell."""
+
+
+@dataclass(slots=True)
+class RawFrame:
+    """A frame: ``offset`` of its first row, how many rows, whether it is the last one, its ``size`` on the wire.
+
+    ``body`` is the answer it came in, the ``first`` one of a statement being an ExecuteResponse. ``found`` says where
+    its rows are, or ``not_found`` why that is not known.
+    """
+
+    offset: int
+    count: int
+    done: bool
+    size: int
+    body: bytes
+    first: bool
+    found: FoundFrame | None = None
+    not_found: str = ""
+
+    def drop_bytes(self) -> None:
+        """Forget the bytes, as soon as the rows are decoded: whoever walks over the frames still holds this object."""
+        self.body, self.found = b"", None
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """The rows as ``wire`` leaves them."""
+        rows: Sequence[Any] = _parsed(self.body, first=self.first, context="").rows
+        return rows
+
+
+def frame_of(body: bytes, *, first: bool, context: str) -> RawFrame:
+    """The frame in an answer; raises StatementLost when the server forgot the statement, and protobuf's DecodeError."""
+    try:
+        found = find_frame(body, first=first)
+    except NotUnderstood as error:
+        frame = _parsed(body, first=first, context=context)
+        return RawFrame(frame.offset, len(frame.rows), frame.done, len(body), body, first, not_found=str(error))
+    return RawFrame(found.offset, len(found.starts), found.done, len(body), body, first, found)
+
+
+def _parsed(body: bytes, *, first: bool, context: str) -> Any:
+    """The frame as a message of ``wire``."""
+    if first:
+        response = ExecuteResponse.FromString(body)
+        if response.missing_statement or not response.results:
+            raise StatementLost(f"{context}: the Query Server forgot the statement before it ran: read again")
+        return response.results[0].first_frame
+    response = FetchResponse.FromString(body)
+    if response.missing_statement or response.missing_results:
+        raise StatementLost(f"{context}: the Query Server forgot the statement: read again")
+    return response.frame
+
+
+class FrameDecoder:
+    """Turns frames into columns, by the types that Phoenix's catalog gives the columns.
+
+    Raises SchemaError when made for a type that cannot be read.
+    """
+
+    def __init__(self, columns: Sequence[SourceColumn]) -> None:
+        self._cells = CellDecoder(columns)
+        self.names = self._cells.names
+        self._fast = [
+            _FAST.get((EXPECTED[column.type.removesuffix(" ARRAY")], column.type.endswith(" ARRAY")))
+            for column in columns
+        ]
+
+    def decode(self, frame: RawFrame, context: str) -> tuple[list[Column], str]:
+        """The frame's columns, and why they were read the slow way ('' when they were not).
+
+        Raises ShortRead when the rows are not of our statement: another number of columns, or other types.
+        """
+        place = f"{context}: rows from {frame.offset} on"
+        why = frame.not_found
+        if frame.found is not None:
+            try:
+                return self._columns(FrameCells(frame.found.rows(frame.body)), place), ""
+            except NotUnderstood as error:
+                why = str(error)
+        return list(self._cells.rows(frame.rows, place)), why
+
+    def _columns(self, cells: FrameCells, place: str) -> list[Column]:
+        columns: list[Column] = []
+        for number, fast in enumerate(self._fast):
+            if fast is None:
+                columns.append(self._cells.column(number, cells.cells(), place))
+                continue
+            try:
+                columns.append(fast(cells))
+            except NotUnderstood as error:
+                raise NotUnderstood(f"column {self.names[number]}: {error}") from None
+        cells.finish()
+        return columns
