@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import memory, plan, worker
+from benchmarks import choices, memory, plan, source, worker
 from benchmarks.report import Measure, as_markdown, show
 from benchmarks.versions import versions
 from devstack.errors import DevstackError
@@ -19,7 +19,13 @@ from devstack.phoenix import HEAP_VARIABLE
 from devstack.stack import PHOENIX, Stack
 
 # Those that read the real Query Server come first: for the others it is stopped, since it takes CPU even when idle.
-BENCHMARKS: dict[str, ModuleType] = {"memory": memory, "plan": plan, "worker": worker}
+BENCHMARKS: dict[str, ModuleType] = {
+    "memory": memory,
+    "source": source,
+    "plan": plan,
+    "worker": worker,
+    "choices": choices,
+}
 FAILURES = (DevstackError, AssertionError, TimeoutError, RuntimeError, subprocess.TimeoutExpired)
 
 
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed.append(name)
     if not results:
         return 1
-    print(as_markdown(results, versions(stack)), flush=True)
+    print("\n" + as_markdown(results, versions(stack)), flush=True)
     broken = [f"{name}: {measure.name}" for name, measures in results.items() for measure in measures if measure.broken]
     for line in broken:
         print(f"bound broken: {line}", file=sys.stderr)

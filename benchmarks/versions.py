@@ -20,7 +20,7 @@ _SERVICES = {"hbase": "HBase", "phoenix": "Phoenix", "pqs": "Query Server"}
 def versions(stack: Stack) -> str:
     """One line: the day, Python, the libraries that move rows, and the services."""
     libraries = [f"{name} {version(name)}" for name in PACKAGES if _installed(name)]
-    server = ClickHouse(stack.config, stack.tools, "clickhouse1").query("SELECT version()").strip()
+    server = ClickHouse(stack.config, stack.tools, "clickhouse1").query("SELECT version()").strip('"\n')
     services = [f"{_SERVICES[name]} {number}" for name, number in _POM.findall((PACKAGE / "conf/pom.xml").read_text())]
     told = (f"Python {platform.python_version()}", *libraries, f"ClickHouse {server}", *services)
     return f"{datetime.now(UTC):%Y-%m-%d}: {', '.join(told)}; {machine()}"

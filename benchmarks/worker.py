@@ -50,7 +50,7 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
     ):
         product, plain = _rounds(deployment, source, until, options.rounds)
         facts = assert_exact(deployment, SINCE, options.windows)
-    return _measures(product, plain, source), (*_limits(product, plain), *facts)
+    return _measures(product, plain, source), (*_limits(product), *facts)
 
 
 def services(deployment: BenchDeployment, source: Canned) -> dict[str, int]:
@@ -65,7 +65,7 @@ def _rounds(
 ) -> tuple[list[Copied], list[Copied]]:
     worker = Product(deployment)
     others = services(deployment, source)
-    worker.copy(SINCE, SINCE + WINDOW)  # what a child does once, at its first slice, is not a row's cost
+    worker.warm(SINCE, SINCE + WINDOW)
     product, plain = [], []
     for number in range(1, rounds + 1):
         deployment.empty()
@@ -119,18 +119,16 @@ def _measures(product: Sequence[Copied], plain: Sequence[Copied], source: Canned
     ]
 
 
-def _limits(product: Sequence[Copied], plain: Sequence[Copied]) -> list[str]:
+def _limits(product: Sequence[Copied]) -> list[str]:
     """Where the time goes now: the child's stages, and how busy it and the others were."""
-    stages = {name: median(side.stages_ms.get(name, 0) for side in product) for name in product[0].stages_ms}
-    seconds = median(side.seconds for side in product)
-    told = ", ".join(f"{name} {1000 * spent / product[0].rows:.1f}" for name, spent in stages.items())
-    idle = 1e6 * seconds / product[0].rows - 1000 * sum(stages.values()) / product[0].rows
-    busy = {"the child": median(side.cpu_s for side in product) / seconds} | {
-        name: median(side.others_cpu_s[name] for side in product) / seconds for name in product[0].others_cpu_s
-    }
+    # Of the round in the middle: medians of each stage need not add up.
+    middle = sorted(product, key=lambda side: side.seconds)[len(product) // 2]
+    told = ", ".join(f"{name} {1000 * spent / middle.rows:.1f}" for name, spent in middle.stages_ms.items())
+    idle = 1e6 * middle.seconds / middle.rows - 1000 * sum(middle.stages_ms.values()) / middle.rows
+    busy = {"the child": middle.cpu_s, **middle.others_cpu_s}
     return [
         f"stages of a slice, µs a row: {told}; between slices and in the journal {idle:.1f}",
-        "cores in use: " + ", ".join(f"{name} {share:.2f}" for name, share in busy.items()),
+        "cores in use: " + ", ".join(f"{name} {used / middle.seconds:.2f}" for name, used in busy.items()),
         f"{len(product)} rounds a side in turn of {product[0].rows:,} rows, medians; the baseline is the plain loop "
         "(benchmarks/baseline.py), without the imports of either side",
     ]
