@@ -9,14 +9,24 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks import memory, plan
-from benchmarks.report import show
+from benchmarks import choices, memory, plan, source, worker
+from benchmarks.report import Measure, as_markdown, show
+from benchmarks.versions import versions
 from devstack.errors import DevstackError
 from devstack.phoenix import HEAP_VARIABLE
-from devstack.stack import Stack
+from devstack.stack import PHOENIX, Stack
 
-BENCHMARKS = {"memory": memory, "plan": plan}
+# Those that read the real Query Server come first: for the others it is stopped, since it takes CPU even when idle.
+BENCHMARKS: dict[str, ModuleType] = {
+    "memory": memory,
+    "source": source,
+    "plan": plan,
+    "worker": worker,
+    "choices": choices,
+}
+FAILURES = (DevstackError, AssertionError, TimeoutError, RuntimeError, subprocess.TimeoutExpired)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,21 +41,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no benchmark is called {unknown[0]}; they are {', '.join(BENCHMARKS)}")
     os.environ.setdefault(HEAP_VARIABLE, memory.HEAP)  # where this starts HBase, it is large enough
     stack = Stack.load(report=lambda line: print(line, flush=True))
-    broken = []
-    try:
-        stack.up(overload=False)
-        for name in options.names or BENCHMARKS:
-            print(f"▶ {name}", flush=True)
-            with tempfile.TemporaryDirectory(prefix=f"benchmark-{name}-") as scratch:
-                measures, notes = BENCHMARKS[name].run(stack, Path(scratch), options)
-            show(name, measures, notes)
-            broken += [f"{name}: {measure.name}" for measure in measures if measure.broken]
-    except (DevstackError, AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+    results: dict[str, Sequence[Measure]] = {}
+    failed = []
+    for name in options.names or BENCHMARKS:
+        try:
+            results[name] = _run(name, stack, options)
+        except FAILURES as error:
+            print(f"benchmark {name}: {error}", file=sys.stderr)
+            failed.append(name)
+    if not results:
         return 1
+    print("\n" + as_markdown(results, versions(stack)), flush=True)
+    broken = [f"{name}: {measure.name}" for name, measures in results.items() for measure in measures if measure.broken]
     for line in broken:
         print(f"bound broken: {line}", file=sys.stderr)
-    return 1 if broken else 0
+    return 1 if broken or failed else 0
+
+
+def _run(name: str, stack: Stack, options: argparse.Namespace) -> Sequence[Measure]:
+    """One benchmark, with the services it wants and no others of the stack; its measures, which are shown."""
+    module = BENCHMARKS[name]
+    print(f"▶ {name}", flush=True)
+    if module.PHOENIX:
+        stack.up(overload=False)
+    else:
+        module.prepare(stack)
+        for part in reversed(PHOENIX):
+            stack.stop(part)
+        stack.up(phoenix=False)
+    with tempfile.TemporaryDirectory(prefix=f"benchmark-{name}-") as scratch:
+        measures, notes = module.run(stack, Path(scratch), options)
+    show(name, measures, notes)
+    found: Sequence[Measure] = measures
+    return found
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """How much a worker child holds at most: on one slice of many rows, and on one of few rows that are megabytes wide.
 
-The bound is the issue's, 250 MB of VmHWM. The baseline is the plain loop on the same rows, in a process of its own.
+The bound is the issue's, 200 MB of VmHWM. The baseline is the plain loop on the same rows, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +17,17 @@ from pathlib import Path
 
 from benchmarks.processes import only_child, peak_mb, resident_mb
 from benchmarks.report import Measure
+from benchmarks.sides import run_baseline
 from devstack.dataset import MAIN_COLUMNS, DatasetSpec
-from devstack.deployment import ROOT, Deployment, deployed, iso, midnight, ms
+from devstack.deployment import Deployment, deployed, iso, midnight, ms
 from devstack.errors import DevstackError
 from devstack.oracle import Late, Operation, Wide
 from devstack.phoenix import HEAP_VARIABLE
+from devstack.phoenix_seed import timestamp
 from devstack.stack import Stack
 
-BOUND_MB = 250.0
+PHOENIX = True
+BOUND_MB = 200.0
 HEAP = "2g"
 WIDE_BYTES = 4_000_000
 SLICE = timedelta(minutes=5)
@@ -133,30 +133,19 @@ def _plain_loop(deployment: Deployment, since: datetime, until: datetime) -> dic
     database = deployment.settings["CH_DB"]
     deployment.query(f"CREATE TABLE {database}.plain AS {database}.codes_raw ENGINE = MergeTree ORDER BY (c, opd, t)")
     host, port = deployment.stack.env()["CH_HOSTS"].split(",")[0].rsplit(":", 1)
+    names = ", ".join(f'"{name}"' for name in MAIN_COLUMNS)
     job = {
         "url": deployment.settings["PQS_URL"],
-        "table": deployment.settings["HBASE_MAIN_TABLE"],
+        "sql": f"SELECT {names} FROM {deployment.settings['HBASE_MAIN_TABLE']} "
+        f'WHERE "opd" >= {timestamp(ms(since))} AND "opd" < {timestamp(ms(until))}',
         "columns": MAIN_COLUMNS,
-        "since": f"{since:%Y-%m-%d %H:%M:%S}",
-        "until": f"{until:%Y-%m-%d %H:%M:%S}",
         "host": host,
         "port": int(port),
         "user": deployment.settings["CH_USER"],
         "password": deployment.settings["CH_PASSWORD"],
         "target": f"{database}.plain",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.plain_loop"],
-        cwd=ROOT,
-        env=deployment.process_env,
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"the plain loop failed:\n{done.stderr[-2000:]}"
-    result: dict[str, float] = json.loads(done.stdout)
+    result: dict[str, float] = run_baseline(job, deployment.process_env)
     rows, seconds, peak = (result[name] for name in ("rows", "seconds", "peak_mb"))
     print(f"  the plain loop: {rows:,} rows in {seconds:.0f} s, peak {peak:.0f} MB", flush=True)
     return result

@@ -1,6 +1,7 @@
 """A month of five-minute slices: planned in one transaction, sent, and drained to the end by two workers over no rows.
 
-The bounds are the issue's: 8,640 slices in 3 s, and no released slice unsent for longer than a sweep.
+The bounds are the issues': 8,640 slices in 3 s, at most 3 ms to send one, and no released slice unsent for longer than
+a sweep.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from benchmarks.report import Measure
 from devstack.deployment import ROOT, Deployment, deployed
 from devstack.stack import Stack
 
+PHOENIX = True
 MONTH_DAYS = 30
 SLICES_A_DAY = 24 * 60 // 5
 PLAN_BOUND_S = 3.0
+DISPATCH_BOUND_MS = 3.0
 SWEEP_EVERY_S = 10.0
 SAMPLE_EVERY_S = 1.0
 DRAIN_TIMEOUT_S = 3_600.0
@@ -71,7 +74,12 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         ),
         Measure("transactions that wrote them", month["transactions"], "", 1),
         Measure("plan_interval as a whole, checks and first messages", month["total_s"], "s"),
-        Measure(f"sending the first {month['sent']:,}, a slice", 1000 * month["dispatch_s"] / month["sent"], "ms"),
+        Measure(
+            f"sending the first {month['sent']:,}, a slice",
+            1000 * month["dispatch_s"] / month["sent"],
+            "ms",
+            DISPATCH_BOUND_MS,
+        ),
         Measure("longest that a released slice was unsent", drained["unsent_s"], "s", SWEEP_EVERY_S),
         Measure("most partitions in flight", drained["in_flight"], "", 2),
         Measure(f"{slices:,} empty slices drained by two workers", drained["seconds"], "s"),

@@ -14,6 +14,8 @@ from devstack.part import Launch, Part
 
 USER = "etl"
 CLUSTER = "devstack"
+ALONE = "devstack_alone"
+"""A cluster of the first shard only, for benchmarks of one node."""
 SHARDS = ("clickhouse1", "clickhouse2")
 MEMORY_BYTES = 4_000_000_000
 
@@ -43,7 +45,9 @@ CONFIG = """\
   </query_log>
   <remote_servers><{cluster}>
 {shards}
-  </{cluster}></remote_servers>
+  </{cluster}><{alone}>
+{first_shard}
+  </{alone}></remote_servers>
 </clickhouse>
 """
 SHARD = """\
@@ -100,9 +104,7 @@ class ClickHouse(Part):
 
     def launch(self) -> Launch:
         """Write the node's configuration and users."""
-        shards = "\n".join(
-            SHARD.format(port=self.config.port(shard), user=USER, password=self.password()) for shard in SHARDS
-        )
+        shards = [SHARD.format(port=self.config.port(shard), user=USER, password=self.password()) for shard in SHARDS]
         text = CONFIG.format(
             tcp=self.config.port(self.name),
             http=self.config.port(f"{self.name}_http"),
@@ -111,7 +113,9 @@ class ClickHouse(Part):
             shard=SHARDS.index(self.name) + 1,
             name=self.name,
             cluster=CLUSTER,
-            shards=shards,
+            shards="\n".join(shards),
+            alone=ALONE,
+            first_shard=shards[0],
         )
         passwords.write_private(self.dir / "clickhouse-local.xml", text)
         digest = hashlib.sha256(self.password().encode()).hexdigest()
