@@ -11,11 +11,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import phoenixdb
+import requests
 import structlog
-from phoenixdb.avatica.client import AvaticaClient
+from phoenixdb.avatica.client import AvaticaClient, parse_error_page, parse_error_protobuf
 from phoenixdb.avatica.proto import common_pb2, requests_pb2
 
 from etl_tasks.adapters.phoenix.errors import phoenix_errors, unanswered_is_unreachable
+from etl_tasks.adapters.phoenix.frame_bytes import Answer, NotUnderstood, find_answer
 from etl_tasks.adapters.phoenix.frames import RawFrame, frame_of
 from etl_tasks.adapters.phoenix.session import QueryServerSession
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
@@ -30,6 +33,8 @@ worker child 380 MB (``python -m benchmarks memory``).
 """
 _GROWTH: Final = 8
 _METADATA_ROWS: Final = 1_000
+_REQUESTS: Final = "org.apache.calcite.avatica.proto.Requests$"
+_RESPONSES: Final = "org.apache.calcite.avatica.proto.Responses$"
 
 
 class FramePace:
@@ -72,13 +77,45 @@ class FramePace:
         self._most = min(self._configured, self._most * 2)
 
 
+class FrameClient(AvaticaClient):  # type: ignore[misc]
+    """phoenixdb's client, whose answers with rows stay in the buffer they came in."""
+
+    def answer(self, request: Any, expected: str) -> Answer:
+        """Send the request and find the message in its answer, of the type ``expected``.
+
+        Raises what phoenixdb raises: its errors for what the server says, protobuf's DecodeError for what is no answer.
+        """
+        message = common_pb2.WireMessage(
+            name=f"{_REQUESTS}{type(request).__name__}", wrapped_message=request.SerializeToString()
+        )
+        response = self._post_request(message.SerializeToString())
+        if response.status_code != requests.codes.ok:
+            error = response.raw.read()
+            if b"<html>" in error:
+                parse_error_page(error.decode(response.encoding or "utf-8", "replace"))
+            else:
+                parse_error_protobuf(error)
+            raise phoenixdb.errors.InterfaceError("RPC request returned invalid status code", response.status_code)
+        body = response.raw.grown()
+        try:
+            name, answer = find_answer(body)
+        except NotUnderstood:
+            name = common_pb2.WireMessage.FromString(bytes(body)).name  # raises DecodeError, mostly
+            raise phoenixdb.errors.InterfaceError(f'unexpected response type "{name}" without a message') from None
+        if name != _RESPONSES + expected:
+            raise phoenixdb.errors.InterfaceError(
+                f'unexpected response type "{name}" expected "{_RESPONSES}{expected}"'
+            )
+        return answer
+
+
 class QueryServerConnection:
     """An open connection. After any error call ``discard`` and make a new one; not for several threads."""
 
     def __init__(self, config: PhoenixConfig) -> None:
         self._place = config.place
         self._id = str(uuid.uuid4())
-        self._client: Any = AvaticaClient(config.endpoint, max_retries=0)
+        self._client: Any = FrameClient(config.endpoint, max_retries=0)
         self._client.session = self._session = QueryServerSession(config)
         self.last_used = time.monotonic()
         try:
@@ -100,9 +137,7 @@ class QueryServerConnection:
             request = requests_pb2.PrepareAndExecuteRequest(
                 connection_id=self._id, statement_id=statement, sql=sql, first_frame_max_size=pace.begin()
             )
-            body = self._client._apply(request, "ExecuteResponse")
-            frame = frame_of(body, first=True, context=context)
-        del body
+            frame = frame_of(self._client.answer(request, "ExecuteResponse"), first=True, context=context)
         yield from self._walk(statement, frame, pace.next, context)
 
     def metadata(self, ask: Callable[[Any, str], Any], response_name: str, context: str) -> Iterator[tuple[Any, Any]]:
@@ -112,7 +147,7 @@ class QueryServerConnection:
             result = ResultSetResponse.FromString(body)
         signature = common_pb2.Signature.FromString(result.signature)
         first = result.first_frame
-        frame = RawFrame(first.offset, len(first.rows), first.done, len(body), b"", False)
+        frame = RawFrame(first.offset, len(first.rows), first.done, len(body), None)
         for number, following in enumerate(
             self._walk(result.statement_id, frame, lambda rows, size: _METADATA_ROWS, context)
         ):
@@ -147,7 +182,7 @@ class QueryServerConnection:
                     offset=expected,
                     frame_max_size=next_rows(count, size),
                 )
-                frame = frame_of(self._client._apply(request), first=False, context=after)
+                frame = frame_of(self._client.answer(request, "FetchResponse"), first=False, context=after)
         self._forget(statement, context)
 
     def _forget(self, statement: int, context: str) -> None:

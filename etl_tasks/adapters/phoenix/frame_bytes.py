@@ -10,18 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from etl_tasks.core.columns import Integers
-
 _VARINT: Final = 0
 _BYTES: Final = 2
 _MOST_VARINT_BYTES: Final = 10
 PADDING_BYTES: Final = 16
 """Behind a frame: a word may be read at its last byte too."""
 
-# Fields of the messages, as in ``wire``.
+# Fields of the messages, as in ``wire``; those of a WireMessage stand around every other.
+_WIRE_NAME: Final = 1
+_WIRE_WRAPPED: Final = 2
 _FETCH_FRAME: Final = 1
 _EXECUTE_RESULTS: Final = 1
 _RESULT_FRAME: Final = 5
@@ -36,53 +33,70 @@ class NotUnderstood(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameRows:
-    """The bytes of a frame with room behind them, and where each row's message begins and ends."""
+class Answer:
+    """A message of the Query Server in the buffer it came in: from ``start`` to ``end`` of ``body``, which has
+    PADDING_BYTES more behind it.
+    """
 
-    data: npt.NDArray[np.uint8]
-    starts: Integers
-    ends: Integers
+    body: bytearray
+    start: int
+    end: int
+
+    def message(self) -> bytes:
+        """A copy of the message."""
+        return bytes(memoryview(self.body)[self.start : self.end])
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFrame:
-    """A frame's ``offset`` (the number of its first row) and ``done``, and the spans of its rows in the body."""
+    """A frame's ``offset`` (the number of its first row) and ``done``, and where in the body each row begins and
+    ends.
+    """
 
     offset: int
     done: bool
     starts: list[int]
     ends: list[int]
 
-    def rows(self, body: bytes) -> FrameRows:
-        """The rows of the frame, with a copy of the body."""
-        data = np.empty(len(body) + PADDING_BYTES, dtype=np.uint8)
-        data[: len(body)] = np.frombuffer(body, dtype=np.uint8)
-        data[len(body) :] = 0
-        return FrameRows(data, np.array(self.starts, dtype=np.int64), np.array(self.ends, dtype=np.int64))
+
+def find_answer(body: bytearray) -> tuple[str, Answer]:
+    """The name and the message in the body of a response (a WireMessage), to which PADDING_BYTES are added.
+
+    Raises NotUnderstood for bytes that end early or are laid out in another way.
+    """
+    try:
+        found = {field: value for field, _, value in _fields(body, 0, len(body))}
+    except IndexError:
+        raise NotUnderstood("the body ends early") from None
+    name, wrapped = found.get(_WIRE_NAME), found.get(_WIRE_WRAPPED)
+    if not isinstance(name, tuple) or not isinstance(wrapped, tuple):
+        raise NotUnderstood("no WireMessage")
+    body += bytes(PADDING_BYTES)
+    return body[name[0] : name[1]].decode("ascii", "replace"), Answer(body, *wrapped)
 
 
-def find_frame(body: bytes, *, first: bool) -> FoundFrame:
-    """The frame in the body of a FetchResponse, or the ``first`` one in that of an ExecuteResponse.
+def find_frame(answer: Answer, *, first: bool) -> FoundFrame:
+    """The frame in a FetchResponse, or the ``first`` one in an ExecuteResponse.
 
     Raises NotUnderstood for bytes that end early or are laid out in another way, and for an answer that says more than
     a frame: that its statement is missing.
     """
+    span = (answer.start, answer.end)
+    path = (_EXECUTE_RESULTS, _RESULT_FRAME) if first else (_FETCH_FRAME,)
     try:
-        span = (0, len(body))
-        path = (_EXECUTE_RESULTS, _RESULT_FRAME) if first else (_FETCH_FRAME,)
         for number in path:
-            found = list(_fields(body, *span))
+            found = list(_fields(answer.body, *span))
             spans = [value for field, _, value in found if field == number and isinstance(value, tuple)]
             said = [field for field, kind, value in found if kind == _VARINT and value and number != _RESULT_FRAME]
             if len(spans) != 1 or said:
                 raise NotUnderstood(f"{len(spans)} frames, and the fields {said} are set")
             span = spans[0]
-        return _frame(body, *span)
+        return _frame(answer.body, *span)
     except IndexError:
         raise NotUnderstood("the body ends early") from None
 
 
-def _frame(body: bytes, position: int, end: int) -> FoundFrame:
+def _frame(body: bytearray, position: int, end: int) -> FoundFrame:
     offset, done = 0, False
     starts: list[int] = []
     ends: list[int] = []
@@ -114,7 +128,7 @@ def _frame(body: bytes, position: int, end: int) -> FoundFrame:
     return FoundFrame(offset, done, starts, ends)
 
 
-def _fields(body: bytes, position: int, end: int) -> Iterator[tuple[int, int, int | tuple[int, int]]]:
+def _fields(body: bytearray, position: int, end: int) -> Iterator[tuple[int, int, int | tuple[int, int]]]:
     while position < end:
         field, kind, value, position = _field(body, position)
         yield field, kind, value
@@ -122,7 +136,7 @@ def _fields(body: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
         raise NotUnderstood("a field ends behind its message")
 
 
-def _field(body: bytes, position: int) -> tuple[int, int, int | tuple[int, int], int]:
+def _field(body: bytearray, position: int) -> tuple[int, int, int | tuple[int, int], int]:
     """Number, wire type, value (of a varint) or span (of bytes), and what comes next."""
     tag, position = _varint(body, position)
     number, kind = tag >> 3, tag & 7
@@ -134,7 +148,7 @@ def _field(body: bytes, position: int) -> tuple[int, int, int | tuple[int, int],
     return number, kind, (position, position + value), position + value
 
 
-def _varint(body: bytes, position: int) -> tuple[int, int]:
+def _varint(body: bytearray, position: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 7 * _MOST_VARINT_BYTES, 7):
         byte = body[position]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from etl_tasks.adapters.phoenix.decode import EXPECTED, NUMBERS, TEXTS, CellDecoder
-from etl_tasks.adapters.phoenix.frame_bytes import FoundFrame, NotUnderstood, find_frame
+from etl_tasks.adapters.phoenix.frame_bytes import Answer, FoundFrame, NotUnderstood, find_frame
 from etl_tasks.adapters.phoenix.vectors import FrameCells, members
 from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse
 from etl_tasks.core.batch import SourceColumn
@@ -27,48 +27,50 @@ _FAST: Final[dict[tuple[frozenset[int], bool], Callable[[FrameCells], Column]]] 
 class RawFrame:
     """A frame: ``offset`` of its first row, how many rows, whether it is the last one, its ``size`` on the wire.
 
-    ``body`` is the answer it came in, the ``first`` one of a statement being an ExecuteResponse. ``found`` says where
-    its rows are, or ``not_found`` why that is not known.
+    ``answer`` is what it came in, the ``first`` one of a statement being an ExecuteResponse. ``found`` says where its
+    rows are, or ``not_found`` why that is not known.
     """
 
     offset: int
     count: int
     done: bool
     size: int
-    body: bytes
-    first: bool
+    answer: Answer | None
+    first: bool = False
     found: FoundFrame | None = None
     not_found: str = ""
 
     def drop_bytes(self) -> None:
         """Forget the bytes, as soon as the rows are decoded: whoever walks over the frames still holds this object."""
-        self.body, self.found = b"", None
+        self.answer, self.found = None, None
 
     @property
     def rows(self) -> Sequence[Any]:
         """The rows as ``wire`` leaves them."""
-        rows: Sequence[Any] = _parsed(self.body, first=self.first, context="").rows
+        assert self.answer is not None, "the bytes were dropped"
+        rows: Sequence[Any] = _parsed(self.answer, first=self.first, context="").rows
         return rows
 
 
-def frame_of(body: bytes, *, first: bool, context: str) -> RawFrame:
+def frame_of(answer: Answer, *, first: bool, context: str) -> RawFrame:
     """The frame in an answer; raises StatementLost when the server forgot the statement, and protobuf's DecodeError."""
+    size = answer.end - answer.start
     try:
-        found = find_frame(body, first=first)
+        found = find_frame(answer, first=first)
     except NotUnderstood as error:
-        frame = _parsed(body, first=first, context=context)
-        return RawFrame(frame.offset, len(frame.rows), frame.done, len(body), body, first, not_found=str(error))
-    return RawFrame(found.offset, len(found.starts), found.done, len(body), body, first, found)
+        frame = _parsed(answer, first=first, context=context)
+        return RawFrame(frame.offset, len(frame.rows), frame.done, size, answer, first, not_found=str(error))
+    return RawFrame(found.offset, len(found.starts), found.done, size, answer, first, found)
 
 
-def _parsed(body: bytes, *, first: bool, context: str) -> Any:
+def _parsed(answer: Answer, *, first: bool, context: str) -> Any:
     """The frame as a message of ``wire``."""
     if first:
-        response = ExecuteResponse.FromString(body)
+        response = ExecuteResponse.FromString(answer.message())
         if response.missing_statement or not response.results:
             raise StatementLost(f"{context}: the Query Server forgot the statement before it ran: read again")
         return response.results[0].first_frame
-    response = FetchResponse.FromString(body)
+    response = FetchResponse.FromString(answer.message())
     if response.missing_statement or response.missing_results:
         raise StatementLost(f"{context}: the Query Server forgot the statement: read again")
     return response.frame
@@ -95,11 +97,13 @@ class FrameDecoder:
         """
         place = f"{context}: rows from {frame.offset} on"
         why = frame.not_found
-        if frame.found is not None:
+        if frame.found is not None and frame.answer is not None:
+            cells = FrameCells(frame.answer.body, frame.found)
             try:
-                return self._columns(FrameCells(frame.found.rows(frame.body)), place), ""
+                return self._columns(cells, place), ""
             except NotUnderstood as error:
                 why = str(error)
+                cells.restore()
         return list(self._cells.rows(frame.rows, place)), why
 
     def _columns(self, cells: FrameCells, place: str) -> list[Column]:

@@ -34,8 +34,7 @@ class TimeoutAdapter(HTTPAdapter):
 
 
 class BoundedBody:
-    """Stands for ``response.raw``: ``read()`` gives the whole body or raises, and never takes more than ``limit``
-    bytes.
+    """Stands for ``response.raw``: gives the whole body or raises, and never takes more than ``limit`` bytes.
 
     A body that breaks off, times out or is too long closes its socket at once, so that nothing is left half read.
     """
@@ -46,14 +45,16 @@ class BoundedBody:
 
     def read(self) -> bytes:
         """The body; raises Overloaded above the limit and urllib3's exceptions when it ends early or stops coming."""
-        chunks: list[bytes] = []
-        size = 0
+        return bytes(self.grown())
+
+    def grown(self) -> bytearray:
+        """As ``read``, in a buffer that may be written to, so that a frame is in memory only once."""
+        body = bytearray()
         try:
             # decode_content: a proxy may gzip although `accept-encoding: identity` asks it not to.
             while chunk := self._raw.read(_CHUNK, decode_content=True):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > self._limit:
+                body += chunk
+                if len(body) > self._limit:
                     raise Overloaded(
                         f"the Query Server's answer is larger than {self._limit} bytes: rows grew suddenly; "
                         "lower PHX_FETCHMANY_SIZE or read a narrower window"
@@ -61,7 +62,7 @@ class BoundedBody:
         except BaseException:
             self._raw.close()
             raise
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body
 
 
 class QueryServerSession(requests.Session):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from etl_tasks.adapters.phoenix.frame_bytes import FrameRows, NotUnderstood
+from etl_tasks.adapters.phoenix.frame_bytes import FoundFrame, NotUnderstood
 from etl_tasks.core.columns import Booleans, IntegerColumn, Integers, TextArrayColumn, TextColumn, bytes_of
 
 Words = npt.NDArray[np.uint64]
@@ -42,6 +42,7 @@ _ELEMENT: Final = _word(b"\x0a\0\x08\x15\x1a\0")
 _ELEMENT_MASK: Final = _word(b"\xff\x80\xff\xff\xff\x80")
 _NULL_ELEMENT: Final = _word(b"\x0a\x04\x08\x18\x38\x01")
 _NULL_ELEMENT_MASK: Final = _word(b"\xff" * 6)
+_FIRST_FIELD: Final = 0x0A
 _ELEMENT_AGAIN: Final = 0x12
 _ARRAY_MARK: Final = (0x18, 0x01)
 
@@ -83,14 +84,20 @@ class FrameCells:
     position is read that was not seen to lie within its row.
     """
 
-    def __init__(self, rows: FrameRows) -> None:
-        self._data = rows.data
-        self._words = np.ndarray((len(rows.data) - _WORD_BYTES + 1,), "<u8", rows.data.data, strides=(1,))
-        self._ends = rows.ends
-        self._positions = rows.starts
+    def __init__(self, body: bytearray, rows: FoundFrame) -> None:
+        self._data = np.frombuffer(body, dtype=np.uint8)
+        self._words = np.ndarray((len(body) - _WORD_BYTES + 1,), "<u8", body, strides=(1,))
+        self._ends = np.array(rows.ends, dtype=np.int64)
+        self._positions = np.array(rows.starts, dtype=np.int64)
+        self._emptied: list[Integers] = []
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def restore(self) -> None:
+        """Put the body back as it was: where a NULL was read, its first byte became the length of an empty text."""
+        for positions in self._emptied:
+            self._data[positions] = _FIRST_FIELD
 
     def finish(self) -> None:
         """Raises NotUnderstood unless every row has been read to its end."""
@@ -137,8 +144,7 @@ class FrameCells:
         null_positions = positions[nulls]
         starts[nulls], ends[nulls] = null_positions, null_positions + 1
         self._advance(following)
-        # A NULL is written as an empty text; its first byte is not needed any more.
-        self._data[null_positions] = 0
+        self._empty(null_positions)
         return self._text_column(starts, ends, nulls)
 
     def text_arrays(self) -> TextArrayColumn:
@@ -170,7 +176,7 @@ class FrameCells:
             at = first_of_row[of_rows] + number
             element_starts[at], element_ends[at], element_nulls[at] = starts, ends, empty
         null_starts = element_starts[element_nulls]
-        self._data[null_starts] = 0
+        self._empty(null_starts)
         element_ends[element_nulls] = null_starts + 1
         elements = self._text_column(element_starts, element_ends, element_nulls)
         return TextArrayColumn(elements, counts, nulls if nulls.any() else None)
@@ -181,7 +187,7 @@ class FrameCells:
         empty = (words & _NULL_ELEMENT_MASK) == _NULL_ELEMENT
         octets = _octets(words)
         sizes = octets[:, 1].astype(np.int64)
-        starts, ends = place + 5, place + 2 + sizes
+        starts, ends = np.where(empty, place, place + 5), place + 2 + sizes
         plain = ((words & _ELEMENT_MASK) == _ELEMENT) & (octets[:, 5] == sizes - 4)
         other = np.flatnonzero(~(plain | empty))
         if len(other):
@@ -202,6 +208,11 @@ class FrameCells:
         data = self._data
         return [data[start:end].tobytes() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
+    def _empty(self, positions: Integers) -> None:
+        """A NULL is written as an empty text, whose length is put where the NULL begins."""
+        self._data[positions] = 0
+        self._emptied.append(positions)
+
     def _first_words(self) -> Words:
         return self._words_at(self._positions, self._ends)
 
@@ -218,7 +229,7 @@ class FrameCells:
 
     def _spans(self, positions: Integers, row_ends: Integers) -> tuple[Integers, Integers]:
         """Where each ColumnValue begins and ends, at the start of a cell."""
-        if not (self._data[positions] == 0x0A).all():
+        if not (self._data[positions] == _FIRST_FIELD).all():
             raise NotUnderstood("a row holds something else than values")
         sizes, widths = self._lengths(positions + 1)
         starts = positions + 1 + widths
@@ -247,7 +258,7 @@ class FrameCells:
         """Texts at the head of messages that end at ``within``, whose lengths may take more than one byte: where each
         begins (its length) and ends.
         """
-        if not ((positions + 2 < within).all() and (self._data[positions] == 0x0A).all()):
+        if not ((positions + 2 < within).all() and (self._data[positions] == _FIRST_FIELD).all()):
             raise NotUnderstood("a value is laid out in another way")
         sizes, widths = self._lengths(positions + 1)
         inside = positions + 1 + widths
