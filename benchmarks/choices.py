@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.canned import Canned, canned
+from benchmarks.exactness import WINDOW
 from benchmarks.recording import WINDOW_MS
 from benchmarks.report import Measure
 from benchmarks.sides import BenchDeployment, Copied, Product, bench_deployed
 from benchmarks.source_table import recorded
-from benchmarks.worker import SETTINGS, SINCE, WINDOW, services
+from benchmarks.worker import SETTINGS, SINCE, services
 from devstack.deployment import ms
 from devstack.stack import Stack
 
