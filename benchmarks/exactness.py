@@ -20,15 +20,15 @@ KNOWN_FAULT = "emd"
 WINDOW = timedelta(milliseconds=WINDOW_MS)
 
 
-def assert_exact(deployment: BenchDeployment, since: datetime, windows: int) -> list[str]:
-    """Raises AssertionError unless RAW, and the plain loop's table, are exact; notes on what was seen."""
-    actual = deployment.rows(deployment.raw_all, since, since + WINDOW)
+def assert_exact(deployment: BenchDeployment, table: str, since: datetime, windows: int) -> list[str]:
+    """Raises AssertionError unless ``table``, and the plain loop's, are exact; notes on what was seen."""
+    actual = deployment.rows(table, since, since + WINDOW)
     by = ms(since) - START_MS
     expected = (clean_row((*row[:2], row[2] + by, *row[3:])) for row in rows_written(operation()))  # type: ignore[operator]
     found = difference(expected, actual)
-    assert not found, f"RAW is not exact in the window from {since}: {str(found)[:2000]}"
-    whole = _hashes(deployment, deployment.raw_all, since)
-    assert len(whole) == windows, f"RAW holds {len(whole)} windows instead of {windows}"
+    assert not found, f"{table} is not exact in the window from {since}: {str(found)[:2000]}"
+    whole = _hashes(deployment, table, since)
+    assert len(whole) == windows, f"{table} holds {len(whole)} windows instead of {windows}"
     assert all(hashes == whole[0] for hashes in whole.values()), f"the windows are not all alike: {whole}"
     assert whole[0]["rows"] == ROWS
     plain = _hashes(deployment, deployment.plain_table, since)

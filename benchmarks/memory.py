@@ -15,22 +15,25 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.canned import canned
+from benchmarks.exactness import WINDOW, assert_exact
 from benchmarks.processes import only_child, peak_mb, resident_mb
 from benchmarks.report import Measure
-from benchmarks.sides import run_baseline
-from devstack.dataset import MAIN_COLUMNS, DatasetSpec
+from benchmarks.sides import Copied, bench_deployed, plain_loop
+from benchmarks.source_table import ROWS, recorded
 from devstack.deployment import Deployment, deployed, iso, midnight, ms
 from devstack.errors import DevstackError
-from devstack.oracle import Late, Operation, Wide
+from devstack.oracle import Operation, Wide
 from devstack.phoenix import HEAP_VARIABLE
-from devstack.phoenix_seed import timestamp
 from devstack.stack import Stack
 
 PHOENIX = True
 BOUND_MB = 200.0
 HEAP = "2g"
 WIDE_BYTES = 4_000_000
+SINCE = midnight(1) + timedelta(hours=10)
 SLICE = timedelta(minutes=5)
+MOST_WINDOWS = 12
 PARTS_COMPARED = 12
 RUN_TIMEOUT_S = 900.0
 
@@ -48,32 +51,25 @@ class Load:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The sizes, to scale a run down."""
-    parser.add_argument("--rows", type=int, default=300_000, metavar="N", help="memory: rows of the slice")
+    parser.add_argument(
+        "--rows", type=int, default=300_000, metavar="N", help=f"memory: rows of the slice, in windows of {ROWS:,}"
+    )
     parser.add_argument("--wide-rows", type=int, default=300, metavar="N", help="memory: rows of 4 MB of the other")
 
 
 def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Sequence[Measure], Sequence[str]]:
     """Both slices, each by a fresh child, and the plain loop on the first one's rows. AssertionError unless exact."""
-    since = midnight(1) + timedelta(hours=10)
-    until = since + SLICE
-    spec = DatasetSpec(rows=0, days=1, seed=91, until_ms=ms(until))
-    many = Late(spec, options.rows, ms(since), ms(until), version=1)
-    wide = Wide(options.wide_rows, WIDE_BYTES, ms(since), ms(until))
-
-    with deployed(stack, "bench_many", scratch, PHX_QUERY_OVERLAP_MINUTES="0") as deployment:
-        _seed(deployment, many)
-        plain = _plain_loop(deployment, since, until)
-        loaded = _load(deployment, since, until)
+    windows = options.rows // ROWS
+    if not 1 <= windows <= MOST_WINDOWS:
+        raise DevstackError(
+            f"--rows is {options.rows:,}: a slice may hold {ROWS:,} to {MOST_WINDOWS * ROWS:,} rows here"
+        )
+    loaded, plain, facts = _many(stack, scratch, windows)
     _give_heap(stack)
-    with deployed(stack, "bench_wide", scratch, PHX_QUERY_OVERLAP_MINUTES="0") as deployment:
-        _seed(deployment, wide)
-        loaded_wide = _load(deployment, since, until)
-
-    rate = loaded.rows / loaded.seconds
-    plain_rate = plain["rows"] / plain["seconds"]
+    loaded_wide = _wide(stack, scratch, options.wide_rows)
     measures = [
         Measure(
-            f"peak of a worker child, a slice of {loaded.rows:,} rows", loaded.peak_mb, "MB", BOUND_MB, plain["peak_mb"]
+            f"peak of a worker child, a slice of {loaded.rows:,} rows", loaded.peak_mb, "MB", BOUND_MB, plain.peak_mb
         ),
         Measure(
             f"peak of a worker child, a slice of {loaded_wide.rows:,} rows of 4 MB", loaded_wide.peak_mb, "MB", BOUND_MB
@@ -81,15 +77,44 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         Measure("of both, held before the first task", loaded.idle_mb, "MB"),
         Measure(f"resident after the slice of {loaded.rows:,} rows", loaded.after_mb, "MB"),
         Measure(f"resident after the slice of {loaded_wide.rows:,} wide rows", loaded_wide.after_mb, "MB"),
-        Measure("rows a second, count, read and insert", rate, "rows/s", None, plain_rate),
+        Measure("rows a second, count, read and insert", loaded.rows / loaded.seconds, "rows/s", None, plain.rate),
         Measure("megabytes a second, wide rows", loaded_wide.rows * WIDE_BYTES / 1e6 / loaded_wide.seconds, "MB/s"),
     ]
     notes = (
-        "baseline: the plain loop (phoenixdb fetchmany → clickhouse-driver rows) on the same rows, in its own process",
+        "many rows come from the canned source; baseline: the plain loop on the same rows, in its own process",
         "peak: VmHWM of the prefork child over the slice and the publish after it; MB are 1,000,000 bytes",
-        "both slices are exact: every column of every row of CLEAN_ALL compared with the seeder's oracle",
+        "wide rows: every column of every row of CLEAN_ALL equals the seeder's oracle",
+        *facts,
     )
     return measures, notes
+
+
+def _many(stack: Stack, scratch: Path, windows: int) -> tuple[Load, Copied, list[str]]:
+    """One slice of so many windows of the canned source, and the plain loop on the same rows."""
+    until = SINCE + windows * WINDOW
+    settings = {"PHX_INITIAL_SLICE_MIN": "60", "ALWAYS_PUBLISH_AT_END": "1", "PUBLISH_EVERY_MINUTES": "0"}
+    with (
+        canned(recorded(stack), ms(SINCE), windows) as source,
+        bench_deployed(stack, "bench_many", scratch, PQS_URL=source.url, **settings) as deployment,
+    ):
+        deployment.empty()
+        plain = plain_loop(deployment, SINCE, until, {})
+        print(
+            f"  the plain loop: {plain.rows:,} rows in {plain.seconds:.0f} s, peak {plain.peak_mb:.0f} MB", flush=True
+        )
+        loaded = _load(deployment, SINCE, until)
+        return loaded, plain, assert_exact(deployment, deployment.clean_all, SINCE, windows)
+
+
+def _wide(stack: Stack, scratch: Path, rows: int) -> Load:
+    """One slice of so many rows of 4 MB, from the real Query Server."""
+    until = SINCE + SLICE
+    wide = Wide(rows, WIDE_BYTES, ms(SINCE), ms(until))
+    with deployed(stack, "bench_wide", scratch, PHX_QUERY_OVERLAP_MINUTES="0") as deployment:
+        _seed(deployment, wide)
+        loaded = _load(deployment, SINCE, until)
+        _assert_exact(deployment, SINCE, until)
+    return loaded
 
 
 def _seed(deployment: Deployment, operation: Operation) -> None:
@@ -99,7 +124,7 @@ def _seed(deployment: Deployment, operation: Operation) -> None:
 
 
 def _load(deployment: Deployment, since: datetime, until: datetime) -> Load:
-    """One slice through a worker with one child, which must be exact in the end."""
+    """One slice through a worker with one child."""
     worker = deployment.start_worker(concurrency=1)
     child = only_child(worker.process.pid)
     idle_mb = peak_mb(child)
@@ -108,7 +133,6 @@ def _load(deployment: Deployment, since: datetime, until: datetime) -> Load:
     peak, after = peak_mb(child), resident_mb(child)
     (piece,) = deployment.slices(deployment.runs()[-1].id)
     print(f"  {piece.rows_read:,} rows in one slice, peak {peak:.0f} MB; timings_ms {piece.timings_ms}", flush=True)
-    _assert_exact(deployment, since, until)
     return Load(
         rows=piece.rows_read,
         idle_mb=idle_mb,
@@ -127,28 +151,6 @@ def _assert_exact(deployment: Deployment, since: datetime, until: datetime) -> N
     (total,) = deployment.query(f"SELECT count() FROM {deployment.clean_all}")[0]
     owed = sum(1 for operation in deployment.state.operations for _ in operation.indexed_keys())
     assert total == owed > 0, f"CLEAN_ALL has {total} rows, the oracle {owed}"
-
-
-def _plain_loop(deployment: Deployment, since: datetime, until: datetime) -> dict[str, float]:
-    database = deployment.settings["CH_DB"]
-    deployment.query(f"CREATE TABLE {database}.plain AS {database}.codes_raw ENGINE = MergeTree ORDER BY (c, opd, t)")
-    host, port = deployment.stack.env()["CH_HOSTS"].split(",")[0].rsplit(":", 1)
-    names = ", ".join(f'"{name}"' for name in MAIN_COLUMNS)
-    job = {
-        "url": deployment.settings["PQS_URL"],
-        "sql": f"SELECT {names} FROM {deployment.settings['HBASE_MAIN_TABLE']} "
-        f'WHERE "opd" >= {timestamp(ms(since))} AND "opd" < {timestamp(ms(until))}',
-        "columns": MAIN_COLUMNS,
-        "host": host,
-        "port": int(port),
-        "user": deployment.settings["CH_USER"],
-        "password": deployment.settings["CH_PASSWORD"],
-        "target": f"{database}.plain",
-    }
-    result: dict[str, float] = run_baseline(job, deployment.process_env)
-    rows, seconds, peak = (result[name] for name in ("rows", "seconds", "peak_mb"))
-    print(f"  the plain loop: {rows:,} rows in {seconds:.0f} s, peak {peak:.0f} MB", flush=True)
-    return result
 
 
 def _give_heap(stack: Stack) -> None:

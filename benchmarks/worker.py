@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.canned import Canned, canned
-from benchmarks.exactness import assert_exact
+from benchmarks.exactness import WINDOW, assert_exact
 from benchmarks.recording import WINDOW_MS
 from benchmarks.report import Measure
 from benchmarks.sides import BenchDeployment, Copied, Product, bench_deployed, plain_loop
@@ -25,7 +25,6 @@ PHOENIX = False
 CPU_RATIO = 4.0
 WALL_RATIO = 3.0
 PEAK_MB = 200.0
-WINDOW = timedelta(milliseconds=WINDOW_MS)
 SETTINGS = {"PHX_INITIAL_SLICE_MIN": f"{WINDOW_MS // 60_000}"}
 SINCE = midnight(1) + timedelta(hours=10)
 
@@ -49,7 +48,7 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         bench_deployed(stack, "bench_worker", scratch, PQS_URL=source.url, **SETTINGS) as deployment,
     ):
         product, plain = _rounds(deployment, source, until, options.rounds)
-        facts = assert_exact(deployment, SINCE, options.windows)
+        facts = assert_exact(deployment, deployment.raw_all, SINCE, options.windows)
     return _measures(product, plain, source), (*_limits(product), *facts)
 
 
