@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from etl_tasks.config import Settings, load_settings
 from etl_tasks.log import clear_log_context, configure_logging, log_dying_threads, write_json_line
 from etl_tasks.main_loop import MainLoop
+from etl_tasks.memory import give_back_at_once
 from etl_tasks.pipeline.stopping import StopFlag
 from etl_tasks.wiring import wiring_factory
 
@@ -94,8 +95,9 @@ def _say_ready(sender: Any, **_: Any) -> None:
 
 
 @signals.worker_process_init.connect
-def _forget_parent(**_: Any) -> None:
+def _begin_child(**_: Any) -> None:
     clear_log_context()
+    give_back_at_once()
 
 
 # Around the task, not inside it: what Celery itself says of a task that failed has its ids too.

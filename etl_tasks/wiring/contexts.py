@@ -39,7 +39,7 @@ from etl_tasks.pipeline.sweep import SweepContext, SweepRules
 from etl_tasks.wiring.services import Services
 
 # Bounds a worker child's memory whatever the rows' width: two blocks and a frame are alive at once.
-INSERT_BYTES = 12 * 1024 * 1024
+INSERT_BYTES = 24 * 1024 * 1024
 
 # Of a task's soft time limit: after this a scheduled reconcile stops by itself, between two windows.
 RECONCILE_SHARE = 0.8
