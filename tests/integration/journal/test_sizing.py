@@ -49,7 +49,7 @@ def test_rows_a_second_by_the_quarter_of_an_hour(world: World) -> None:
 
 
 def test_a_split_has_the_rows_of_all_its_parts(world: World) -> None:
-    """A window split into 1,500 and (split again) 500 + 1,000 had 3,000 rows; one whose parts are open counts nowhere."""
+    """A window split into 1,500 and (split again) 500 + 1,000 had 3,000 rows; one with open parts is not counted."""
     run = world.plan(even_windows(4)).run_id
     first, second, quiet, _ = world.slices(run)
     left, right = split(world, first)
