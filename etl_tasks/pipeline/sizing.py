@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 MOST_ESTIMATES = 128
 ESTIMATING_S = 10.0
 """No estimate is asked for once so many seconds have passed; one answer takes at most as long again."""
+
+MOST_SIZED = timedelta(days=400)
 
 
 class Estimator(Protocol):
@@ -52,6 +55,12 @@ def size_plan(plan: SlicePlan, context: SizingContext, *, widen: bool = True, as
     """
     if not context.rules.auto or not plan.slices:
         return Sizing(plan)
+    span = plan.source_windows[-1].end - plan.source_windows[0].start
+    if span > MOST_SIZED:
+        # Quarters of an hour are kept in memory, and the journal is asked about each.
+        return Sizing(
+            plan, notices=(f"slices are not sized: {span.days} days are more than {MOST_SIZED.days} at a time",)
+        )
     notices: list[str] = []
     profile, ceiling = _remember(plan, context, notices)
     asked = _estimate(plan, profile, ceiling, context, notices) if ask_source else 0

@@ -136,6 +136,14 @@ def test_a_journal_that_is_away_is_told_and_the_source_asked_all_the_same() -> N
     assert len(sizing.plan.slices) == 30
 
 
+def test_an_interval_of_decades_is_not_sized_and_that_is_told() -> None:
+    source = Dense(10_000)
+    plan = plan_of(2_000, 1_440)
+    sizing = size_plan(plan, context(source))
+    assert (sizing.plan, source.asked) == (plan, [])
+    assert sizing.notices == ("slices are not sized: 2000 days are more than 400 at a time",)
+
+
 def test_fixed_asks_nobody_and_changes_nothing() -> None:
     source = Dense(10_000)
     plan = plan_of(1)

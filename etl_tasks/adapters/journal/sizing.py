@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from etl_tasks.adapters.journal.database import Database
@@ -28,11 +28,12 @@ class SizingJournal:
     def loads(self, window: Window) -> list[LoadedStretch]:
         """What was loaded of ``window`` and of the days before it, in order of time; raises Unreachable."""
         midnight = window.start.replace(hour=0, minute=0, second=0)
+        earliest = datetime.min.replace(tzinfo=UTC) + timedelta(days=LOOK_BACK_DAYS)
         with self._database.transaction() as transaction:
             rows = transaction.all(
                 "sizing_loads",
                 clean_table=self._clean_table,
-                window_from=midnight - timedelta(days=LOOK_BACK_DAYS),
+                window_from=max(midnight, earliest) - timedelta(days=LOOK_BACK_DAYS),
                 window_to=window.end,
                 cell_s=CELL_S,
                 most_a_cell=MOST_A_CELL,
