@@ -23,6 +23,7 @@ REASONS = {
     Reason.UNKNOWN: "as first cut: nobody knows its rows",
     Reason.FITS: "as first cut: it fits",
     Reason.WIDENED: "put together: it fits (PHX_SLICE_MAX_MIN)",
+    Reason.WIDENED_PARTLY: "put together as far as it fits",
     Reason.NARROWED: "cut narrower, to fit",
     Reason.NARROWEST: "too many rows, and no narrower (PHX_OVERLOAD_MIN_SPLIT_MIN)",
 }
@@ -119,7 +120,7 @@ def _sizing_json(sizing: Sizing) -> dict[str, object] | None:
                 "longest_s": each.longest_s,
                 "rows": each.rows,
                 "most_rows_a_slice": each.most_rows,
-                "known_from": each.origin,
+                "known_from": list(each.origins),
                 "reason": each.reason,
             }
             for each in sizing.stretches
@@ -142,7 +143,7 @@ def _sizes(stretches: Sequence[SizedStretch]) -> Table:
             "-" if each.rows is None else number(each.rows),
             "-" if each.most_rows is None else number(each.most_rows),
             short_interval(each.window.start, each.window.end),
-            each.origin or "-",
+            "; ".join(each.origins) or "-",
             REASONS[each.reason],
         )
     return table

@@ -96,6 +96,7 @@ class Reason(StrEnum):
     UNKNOWN = "unknown"
     FITS = "fits"
     WIDENED = "widened"
+    WIDENED_PARTLY = "widened partly"
     NARROWED = "narrowed"
     NARROWEST = "narrowest"
 
@@ -112,7 +113,9 @@ class SizedSlice:
 
 @dataclass(frozen=True, slots=True)
 class SizedStretch:
-    """Neighbouring slices of one partition that are sized alike; widths in seconds, ``rows`` of all of them."""
+    """Neighbouring slices of one partition that are sized alike; widths in seconds, ``rows`` of all of them, and whom
+    they are from.
+    """
 
     partition: int
     window: Window
@@ -121,7 +124,7 @@ class SizedStretch:
     longest_s: int
     rows: int | None
     most_rows: int | None
-    origin: Origin | None
+    origins: tuple[Origin, ...]
     reason: Reason
 
 
@@ -174,7 +177,7 @@ def size_slices(
     sized: list[SizedSlice] = []
     together = widen and rules.widens
     for cell in _cells(plan.slices, rules) if together else ([planned] for planned in plan.slices):
-        sized += _fit(cell, profile, ceiling.rows, rules)
+        sized += _fit(cell, profile, ceiling.rows, rules, Reason.WIDENED if len(cell) > 1 else Reason.FITS)
     if len(sized) > rules.max_slices:
         notice = (
             f"slices keep the width of PHX_INITIAL_SLICE_MIN: sized to at most {ceiling.rows:,} rows they would be "
@@ -212,17 +215,19 @@ def _cells(slices: Sequence[PlannedSlice], rules: SizingRules) -> Iterable[list[
         yield cell
 
 
-def _fit(cell: list[PlannedSlice], profile: Profile, most_rows: int, rules: SizingRules) -> Iterable[SizedSlice]:
+def _fit(
+    cell: list[PlannedSlice], profile: Profile, most_rows: int, rules: SizingRules, reason: Reason
+) -> Iterable[SizedSlice]:
     if len(cell) == 1:
-        return _narrow(cell[0], profile, most_rows, rules, Reason.FITS)
+        return _narrow(cell[0], profile, most_rows, rules, reason)
     window = Window(cell[0].window.start, cell[-1].window.end)
     belief = profile.rows(window)
     if belief is not None and belief.rows <= most_rows:
-        return [SizedSlice(replace(cell[0], window=window), belief.rows, belief.origin, Reason.WIDENED)]
+        return [SizedSlice(replace(cell[0], window=window), belief.rows, belief.origin, reason)]
     middle = len(cell) // 2
     return [
-        *_fit(cell[:middle], profile, most_rows, rules),
-        *_fit(cell[middle:], profile, most_rows, rules),
+        *_fit(cell[:middle], profile, most_rows, rules, Reason.WIDENED_PARTLY),
+        *_fit(cell[middle:], profile, most_rows, rules, Reason.WIDENED_PARTLY),
     ]
 
 
@@ -245,8 +250,8 @@ def _narrow(
 
 def _account(sized: Iterable[SizedSlice]) -> tuple[SizedStretch, ...]:
     stretches = []
-    alike = groupby(sized, key=lambda each: (each.planned.partition, each.reason, each.origin))
-    for (partition, reason, origin), group in alike:
+    alike = groupby(sized, key=lambda each: (each.planned.partition, each.reason))
+    for (partition, reason), group in alike:
         members = list(group)
         widths = [int(each.planned.window.duration.total_seconds()) for each in members]
         rows = [each.rows for each in members if each.rows is not None]
@@ -259,7 +264,7 @@ def _account(sized: Iterable[SizedSlice]) -> tuple[SizedStretch, ...]:
                 longest_s=max(widths),
                 rows=round(sum(rows)) if rows else None,
                 most_rows=round(max(rows)) if rows else None,
-                origin=origin,
+                origins=tuple(sorted({each.origin for each in members if each.origin})),
                 reason=reason,
             )
         )

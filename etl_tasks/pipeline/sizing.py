@@ -74,7 +74,7 @@ def size_plan(plan: SlicePlan, context: SizingContext, *, widen: bool = True, as
         why=ceiling.why,
         estimates=asked,
         stretches=[
-            f"{each.window} {each.slices} {each.reason} {each.rows} rows {each.origin}"
+            f"{each.window} {each.slices} {each.reason} {each.rows} rows {', '.join(each.origins)}"
             for each in sizing.stretches[:20]
         ],
     )

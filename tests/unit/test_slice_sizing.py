@@ -157,7 +157,7 @@ def test_what_nothing_is_known_of_stays_as_it_was_cut() -> None:
     sizing = size_slices(plan, Profile(), RowCeiling(1, ""), SizingRules(widest_min=60))
     assert sizing.plan == plan
     (stretch,) = sizing.stretches
-    assert (stretch.reason, stretch.slices, stretch.rows, stretch.origin) == (Reason.UNKNOWN, 288, None, None)
+    assert (stretch.reason, stretch.slices, stretch.rows, stretch.origins) == (Reason.UNKNOWN, 288, None, ())
 
 
 def test_only_the_dense_hours_are_cut_narrower() -> None:
@@ -181,7 +181,11 @@ def test_quiet_hours_are_put_together_and_dense_ones_are_not() -> None:
     assert widths(sizing, 0, 10) == [60] * 10
     # Twelve of 5 minutes by halves: six, then three; 15 minutes have 2,500 rows.
     assert widths(sizing, 10, 12) == [15] * 8
-    assert [each.reason for each in sizing.stretches] == [Reason.WIDENED]
+    assert [(each.reason, each.slices, each.origins) for each in sizing.stretches] == [
+        (Reason.WIDENED, 10, (Origin.EXPLAIN,)),
+        (Reason.WIDENED_PARTLY, 8, (Origin.EXPLAIN,)),
+        (Reason.WIDENED, 12, (Origin.EXPLAIN,)),
+    ]
     apart = size_slices(day_plan(5), profile, RowCeiling(2_500, ""), rules, widen=False)
     assert apart.plan == day_plan(5)
 
