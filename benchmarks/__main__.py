@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import choices, memory, plan, source, worker
+from benchmarks import choices, memory, plan, sizing, source, worker
 from benchmarks.report import Measure, as_markdown, show
 from benchmarks.versions import versions
 from devstack.errors import DevstackError
@@ -22,6 +22,7 @@ from devstack.stack import PHOENIX, Stack
 BENCHMARKS: dict[str, ModuleType] = {
     "memory": memory,
     "source": source,
+    "sizing": sizing,
     "plan": plan,
     "worker": worker,
     "choices": choices,

@@ -91,6 +91,13 @@ CREATE INDEX IF NOT EXISTS inc_processing_slices_running_idx ON public.inc_proce
 CREATE INDEX IF NOT EXISTS inc_processing_slices_run_idx ON public.inc_processing_slices (run_id, partition);
 CREATE INDEX IF NOT EXISTS inc_processing_slices_generation_idx ON public.inc_processing_slices (clean_table, partition, generation)
     WHERE state = 'done';
+-- How big windows were, and which had to be split: the next plan sizes its slices by them.
+CREATE INDEX IF NOT EXISTS inc_processing_slices_loaded_idx ON public.inc_processing_slices (clean_table, window_from)
+    WHERE state = 'done';
+CREATE INDEX IF NOT EXISTS inc_processing_slices_sized_idx ON public.inc_processing_slices (clean_table, state, finished_at)
+    WHERE state IN ('done', 'split');
+CREATE INDEX IF NOT EXISTS inc_processing_slices_parent_idx ON public.inc_processing_slices (parent_id)
+    WHERE parent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS inc_processing_slices_error_idx ON public.inc_processing_slices (clean_table, partition)
     WHERE state = 'error';
 

@@ -20,6 +20,8 @@ EVENTS: Mapping[str, str] = {
     "stale_run_ended": "A run that nobody worked on any more was ended before the next one was planned",
     "run_ended": "Nothing of the run is open any more; its status and the watermark are in the journal",
     "run_ended_by_sweep": "The sweeper ended a run that made no progress, was never taken up, or has no living worker",
+    "slices_sized": "How wide the slices of a plan are to be, by what is known of their rows, and why",
+    "sizes_not_known": "The journal or the source could not say how big windows are; slices keep their first cut there",
     "slice_claimed": "An attempt owns the slice from here on, for as long as it renews its lease",
     "slice_done": "All rows of the slice are in RAW, and the journal says so",
     "slice_try_failed": "A try at the window failed; `action` is what is done about it",

@@ -18,12 +18,25 @@ LARGE_FRAME = 100_000  # rows; 200,000 ran a Query Server of 1 GB out of memory
 
 def cross_faults(settings: Settings) -> list[Fault]:
     """Every contradiction that would break a promise."""
-    return [*_columns(settings), *_tables(settings), *_limits(settings), *_publishing(settings), *_logins(settings)]
+    return [
+        *_columns(settings),
+        *_tables(settings),
+        *_limits(settings),
+        *_slices(settings),
+        *_publishing(settings),
+        *_logins(settings),
+    ]
 
 
 def cross_warnings(settings: Settings) -> list[str]:
     """Every combination that works and is probably not meant."""
-    return [*_time_warnings(settings), *_tls_warnings(settings), *_login_warnings(settings), *_size_warnings(settings)]
+    return [
+        *_time_warnings(settings),
+        *_tls_warnings(settings),
+        *_login_warnings(settings),
+        *_size_bound_warnings(settings),
+        *_size_warnings(settings),
+    ]
 
 
 def _fault(settings: Settings, names: Iterable[str], text: str) -> Fault:
@@ -77,6 +90,16 @@ def _limits(settings: Settings) -> Iterable[Fault]:
         yield _fault(settings, names, "the first step is longer than the longest; write a base below the cap")
 
 
+def _slices(settings: Settings) -> Iterable[Fault]:
+    first, widest = settings.phx_initial_slice_min, settings.phx_slice_max_min
+    if first and widest and widest % first:
+        yield _fault(
+            settings,
+            ("PHX_SLICE_MAX_MIN", "PHX_INITIAL_SLICE_MIN"),
+            "slices put together would not lie on one grid; write a multiple, or 0 for never wider",
+        )
+
+
 def _publishing(settings: Settings) -> Iterable[Fault]:
     if not (settings.publish_every_minutes or settings.publish_every_slices or settings.always_publish_at_end):
         names = ("PUBLISH_EVERY_MINUTES", "PUBLISH_EVERY_SLICES", "ALWAYS_PUBLISH_AT_END")
@@ -106,6 +129,13 @@ def _time_warnings(settings: Settings) -> Iterable[str]:
             f"PHX_OVERLOAD_MIN_SPLIT_MIN={least} is more than half of {name}={length}, so no overloaded slice "
             "can be split; write less"
         )
+
+
+def _size_bound_warnings(settings: Settings) -> Iterable[str]:
+    widest = settings.phx_slice_max_min
+    if widest and (settings.phx_slice_sizing == "fixed" or not settings.phx_initial_slice_min):
+        why = "PHX_SLICE_SIZING=fixed" if settings.phx_initial_slice_min else "PHX_INITIAL_SLICE_MIN=0 (steps)"
+        yield f"PHX_SLICE_MAX_MIN={widest} is not used with {why}; remove one of them"
 
 
 def _tls_warnings(settings: Settings) -> Iterable[str]:

@@ -15,6 +15,7 @@ from etl_tasks.config.environment import Reading, read_environment
 from etl_tasks.config.faults import Fault, field_faults
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.overload import OverloadRules
+from etl_tasks.core.slice_sizing import SizingRules
 from etl_tasks.core.slicing import SlicingRules
 from etl_tasks.errors import ConfigError
 
@@ -140,6 +141,22 @@ class Settings(BaseSettings):
         unit="min",
         ge=0,
         le=1440,
+    )
+    phx_slice_sizing: Literal["auto", "fixed"] = _time(
+        "auto", "Slices are made as wide as what is known of their rows allows (auto), or all alike (fixed)."
+    )
+    phx_slice_max_min: int = _time(
+        0,
+        "Quiet windows are put together up to this length; 0 is PHX_INITIAL_SLICE_MIN, so never wider.",
+        unit="min",
+        ge=0,
+        le=1440,
+    )
+    phx_slice_max_rows: int = _time(
+        200_000, "A slice that is believed to have more rows is planned narrower.", unit="rows", ge=1, le=1_000_000_000
+    )
+    phx_slice_target_s: int = _time(
+        120, "A slice that is believed to take longer is planned narrower.", unit="s", ge=1, le=86400
     )
     max_slices_per_run: int = _time(
         100_000, "A run that would have more slices is refused.", unit="slices", ge=1, le=10_000_000
@@ -323,6 +340,19 @@ class Settings(BaseSettings):
             initial_slice_min=self.phx_initial_slice_min,
             max_slices=self.max_slices_per_run,
             business_tz=self.business_tz or None,
+        )
+
+    @property
+    def sizing_rules(self) -> SizingRules:
+        """How wide slices may be, and what they are sized by."""
+        return SizingRules(
+            auto=self.phx_slice_sizing == "auto",
+            initial_min=self.phx_initial_slice_min,
+            widest_min=self.phx_slice_max_min,
+            narrowest_min=self.phx_overload_min_split_min,
+            most_rows=self.phx_slice_max_rows,
+            target_s=self.phx_slice_target_s,
+            max_slices=self.max_slices_per_run,
         )
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from etl_tasks.core.windows import Window, halve, to_seconds
+from etl_tasks.core.windows import Window, can_halve
 from etl_tasks.errors import (
     ConfigError,
     LostOwnership,
@@ -130,10 +130,7 @@ def policy_for(error: Exception) -> Policy:
 
 def can_split(window: Window, depth: int, rules: OverloadRules) -> bool:
     """Whether ``window``, itself split ``depth`` times, may be halved: both halves long enough and depth left."""
-    if depth >= rules.max_depth or to_seconds(window.end) - to_seconds(window.start) < 2:
-        return False
-    shortest = timedelta(minutes=rules.min_split_min)
-    return all(half.duration >= shortest for half in halve(window))
+    return depth < rules.max_depth and can_halve(window, timedelta(minutes=rules.min_split_min))
 
 
 def backoff_s(tries: int, rules: OverloadRules, jitter: float) -> float:

@@ -122,6 +122,11 @@ def halve(window: Window) -> tuple[Window, Window]:
     return Window(window.start, middle), Window(middle, window.end)
 
 
+def can_halve(window: Window, shortest: timedelta) -> bool:
+    """Whether ``window`` has halves, and both are at least ``shortest``."""
+    return window.duration >= 2 * _SECOND and all(half.duration >= shortest for half in halve(window))
+
+
 def merge(windows: Iterable[Window]) -> list[Window]:
     """The same instants as disjoint windows in order; touching ones are joined."""
     return from_spans(merge_spans(to_spans(windows)))

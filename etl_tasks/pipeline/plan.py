@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,12 +11,14 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from etl_tasks.core.records import NewRun, PlannedRun, SanitizeRules
+from etl_tasks.core.slice_sizing import Sizing
 from etl_tasks.core.slicing import SlicePlan, SlicingRules, plan_slices, schedule_until
 from etl_tasks.core.states import RunStatus, process_for
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import BrokerRefused, TerminalError, TransientError, UsageError
 from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.ports import Dispatcher, Journal
+from etl_tasks.pipeline.sizing import SizingContext, size_plan
 from etl_tasks.pipeline.tell import dispatch_run
 
 log = structlog.get_logger(__name__)
@@ -50,11 +52,15 @@ class PlanContext:
     publish_at_end: bool
     partitions_in_flight: int
     check_services: Callable[[SlicePlan, datetime], list[str]]
+    sizing: SizingContext
 
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """A plan on its way into the journal; ``details`` go into the run's row beside what every run says of itself."""
+    """A plan on its way into the journal; ``details`` go into the run's row beside what every run says of itself.
+
+    ``widen``: quiet neighbours may be put together; not where windows were cut on purpose.
+    """
 
     plan: SlicePlan
     asked_until: datetime
@@ -64,6 +70,7 @@ class Planning:
     notices: tuple[str, ...] = ()
     task_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    widen: bool = False
 
 
 def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
@@ -100,6 +107,7 @@ def plan_interval(request: PlanRequest, context: PlanContext) -> PlannedRun:
             notices=request.notices,
             task_id=request.task_id,
             details={"from_watermark": scheduled},
+            widen=True,
         ),
         context,
     )
@@ -114,16 +122,20 @@ def end_stale_runs(context: PlanContext, process_name: str | None = None) -> Non
 
 
 def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
-    """Check the services, write the run in one transaction and send what is due; refused plans are runs in error."""
+    """Check the services, size the slices, write the run in one transaction and send what is due; refused plans are
+    runs in error.
+    """
     journal, plan = context.journal, planning.plan
     process_name = process_for(context.process_name, planning.manual)
     structlog.contextvars.bind_contextvars(process=process_name)
     notices = [*planning.notices, *plan.notices]
+    answering = True
     try:
         notices += context.check_services(plan, planning.now)
     except TransientError as error:
         # Away or overloaded: the slices find out, and wait for it for SOURCE_PATIENCE_S without spending attempts.
         notices.append(f"planned without a check of the services: {error}")
+        answering = False
     except TerminalError as error:
         log.error("plan_refused", error=str(error))
         return journal.runs.refuse(
@@ -136,6 +148,10 @@ def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
             since=plan.since,
             until=planning.asked_until,
         )
+    sizing = size_plan(plan, context.sizing, widen=planning.widen, ask_source=answering)
+    plan = sizing.plan
+    planning = replace(planning, plan=plan)
+    notices += sizing.notices
     planned = journal.runs.plan(
         NewRun(
             process_name=process_name,
@@ -146,7 +162,7 @@ def submit_plan(planning: Planning, context: PlanContext) -> PlannedRun:
             plan=plan,
             asked_until=planning.asked_until,
             task_id=planning.task_id,
-            details={**_details(plan, notices), **planning.details},
+            details={**_details(sizing, notices), **planning.details},
         ),
         context.partitions_in_flight,
     )
@@ -209,12 +225,15 @@ def _one_window(rules: SlicingRules) -> SlicingRules:
     )
 
 
-def _details(plan: SlicePlan, notices: list[str]) -> dict[str, Any]:
+def _details(sizing: Sizing, notices: list[str]) -> dict[str, Any]:
+    plan, ceiling = sizing.plan, sizing.ceiling
+    sized = {"sizing": {"most_rows": ceiling.rows, "why": ceiling.why, "estimates": sizing.asked}} if ceiling else {}
     return {
         "planned_slices": len(plan.slices),
         "partitions": list(plan.partitions),
         "steps": plan.steps,
         "notices": notices,
+        **sized,
     }
 
 

@@ -28,6 +28,8 @@ from etl_tasks.core.records import (
     Transition,
 )
 from etl_tasks.core.resuming import RunRemains
+from etl_tasks.core.row_profile import Estimate, LoadedStretch
+from etl_tasks.core.slice_sizing import Experience
 from etl_tasks.core.states import RunStatus
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import NewerPublish
@@ -46,6 +48,9 @@ class Source(Protocol):
 
     def access_path(self, window: Window) -> str:
         """What EXPLAIN says of the read of ``window`` (one line a step)."""
+
+    def estimate(self, window: Window) -> Estimate | None:
+        """How big the read of ``window`` is by the source's own statistics; None where it has none."""
 
     def count(self, window: Window) -> int:
         """Rows of the window now."""
@@ -244,6 +249,13 @@ class ReconcileJournal(Protocol):
     def unmended(self) -> list[Window]: ...
 
 
+class SizingJournal(Protocol):
+    """What the journal knows of the sizes of windows."""
+
+    def loads(self, window: Window) -> list[LoadedStretch]: ...
+    def experience(self) -> Experience: ...
+
+
 class PublishLock(Protocol):
     """The advisory lock of one CLEAN table."""
 
@@ -272,6 +284,8 @@ class Journal(Protocol):
     def resuming(self) -> ResumeJournal: ...
     @property
     def reconciles(self) -> ReconcileJournal: ...
+    @property
+    def sizing(self) -> SizingJournal: ...
     def ensure_once(self) -> None: ...
     def now(self) -> datetime: ...
     def publish_lock(self, clean_table: str) -> PublishLock: ...

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -34,12 +35,16 @@ from etl_tasks.pipeline.publish import PublishContext
 from etl_tasks.pipeline.reconcile import ReconcileContext
 from etl_tasks.pipeline.reconciliation import ReconciliationContext
 from etl_tasks.pipeline.scheduled_reconcile import ScheduledReconcileContext
+from etl_tasks.pipeline.sizing import SizingContext
 from etl_tasks.pipeline.stopping import StopFlag
 from etl_tasks.pipeline.sweep import SweepContext, SweepRules
 from etl_tasks.wiring.services import Services
 
 # Bounds a worker child's memory whatever the rows' width: two blocks and a frame are alive at once.
 INSERT_BYTES = 24 * 1024 * 1024
+
+# One answer of the Query Server to a question of planning; EXPLAIN takes 0.1 s.
+PLANNING_READ_TIMEOUT_S = 10.0
 
 # Of a task's soft time limit: after this a scheduled reconcile stops by itself, between two windows.
 RECONCILE_SHARE = 0.8
@@ -144,7 +149,29 @@ class Wiring(Services):
             publish_at_end=settings.always_publish_at_end,
             partitions_in_flight=settings.partitions_in_flight,
             check_services=self.check_services,
+            sizing=self.sizing_context(),
         )
+
+    def sizing_context(self) -> SizingContext:
+        """For sizing slices."""
+        settings = self.settings
+        return SizingContext(
+            rules=settings.sizing_rules,
+            step_min=settings.step_min,
+            journal=lambda: self.journal.sizing,
+            open_source=self._planning_source,
+        )
+
+    @contextmanager
+    def _planning_source(self) -> Iterator[PhoenixSource]:
+        """The source for questions that planning must not hang on; closed at the end of the block."""
+        config = self.phoenix_config
+        source = PhoenixSource(replace(config, read_timeout_s=min(config.read_timeout_s, PLANNING_READ_TIMEOUT_S)))
+        try:
+            source.probe()
+            yield source
+        finally:
+            source.close()
 
     def cancel_context(self) -> CancelContext:
         """For cancelling a run."""

@@ -24,7 +24,7 @@ def ordinary_afterwards(stack: Stack) -> Iterator[None]:
     stack.set_overload(False)
 
 
-def _seed_hours(deployment: Deployment, hours: int, dense: int = 1) -> None:
+def seed_hours(deployment: Deployment, hours: int, dense: int = 1) -> None:
     """The first ``hours`` hours at the density of 60,000 rows a day; hour 1 ``dense`` times that."""
     day = midnight(1)
     per_hour = DAY_ROWS // 24
@@ -51,7 +51,7 @@ def test_wide_windows_are_split_until_they_pass(deploy: Deploy, stack: Stack) ->
         PHX_QUERY_OVERLAP_MINUTES="0",
         PHX_QUERY_HINT=f'INDEX("{table}" "{table}_BY_OPD")',
     )
-    _seed_hours(deployment, hours=4)
+    seed_hours(deployment, hours=4)
     stack.set_overload(True)
     day = midnight(1)
     deployment.start_worker()
@@ -85,7 +85,7 @@ def test_where_splitting_is_at_its_limit_that_slice_alone_is_an_error(deploy: De
         PHX_QUERY_OVERLAP_MINUTES="0",
         PHX_QUERY_HINT=f'INDEX("{table}" "{table}_BY_OPD")',
     )
-    _seed_hours(deployment, hours=3, dense=6)
+    seed_hours(deployment, hours=3, dense=6)
     stack.set_overload(True)
     day = midnight(1)
     hour = timedelta(hours=1)

@@ -55,9 +55,10 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_plan_prints_the_slices_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", *DAY, "--json"]) == 0
+    assert main(["plan", *DAY, "--offline", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert set(printed) == {"process", "since", "until", "partitions", "slices", "notices"}
+    assert set(printed) == {"process", "since", "until", "partitions", "slices", "sizing", "notices"}
+    assert printed["sizing"] is None
     assert printed["process"] == "codes_history_increment"
     assert (printed["since"], printed["until"]) == ("2025-08-08T00:00:00Z", "2025-08-09T00:00:00Z")
     assert printed["partitions"] == [20250807, 20250808]
@@ -81,7 +82,7 @@ def test_plan_obeys_the_settings_and_the_lane(
     monkeypatch.setenv("PHX_QUERY_SHIFT_MINUTES", "-300")
     monkeypatch.setenv("PHX_QUERY_OVERLAP_MINUTES", "0")
     monkeypatch.setenv("PHX_INITIAL_SLICE_MIN", "60")
-    assert main(["plan", *DAY, "--json", "--manual"]) == 0
+    assert main(["plan", *DAY, "--offline", "--json", "--manual"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["process"] == "manual_codes_history_increment"
     assert printed["since"] == "2025-08-08T00:00:00Z"
@@ -93,11 +94,30 @@ def test_plan_obeys_the_settings_and_the_lane(
 
 
 def test_plan_shows_a_line_a_partition(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", *DAY]) == 0
+    assert main(["plan", *DAY, "--offline"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["20250807", "1", "1", "2025-08-07", "23:55", "2025-08-08", "00:00"] in lines
     assert ["20250808", "288", "144", "2025-08-08", "00:00", "2025-08-09", "00:00"] in lines
     assert ["144", "steps,", "289", "slices,", "2", "partitions"] in lines
+
+
+def test_plan_where_nobody_can_be_asked_is_the_first_cut_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise ConnectionRefusedError("Connection refused")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setenv("PG_DSN", "postgresql://localhost:1/etl")
+    monkeypatch.setenv("PQS_URL", "http://localhost:1")
+    assert main(["plan", *DAY, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["slices"]) == 1 + 24 * 12
+    assert {each["reason"] for each in printed["sizing"]["stretches"]} == {"unknown"}
+    assert [notice.partition(":")[0] for notice in printed["notices"]] == [
+        "slices are sized without the journal's experience",
+        "slices are sized without the source's estimates",
+    ]
 
 
 def test_plan_says_that_the_future_is_not_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from etl_tasks.cli.config import config_command
 from etl_tasks.config import ConfigError, Settings, describe, load_settings, mask_secrets
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.overload import OverloadRules
+from etl_tasks.core.slice_sizing import SizingRules
 from etl_tasks.core.slicing import SlicingRules
 
 # The contract: the names of the old system's README and the values it documents (its addresses aside).
@@ -379,11 +380,17 @@ class TestFaults:
             ),
             ({"OVERLOAD_BACKOFF_BASE_S": "31"}, ["OVERLOAD_BACKOFF_BASE_S", "OVERLOAD_BACKOFF_CAP_S"]),
             ({"PQS_AUTH": "basic", "PQS_USER": "ann"}, ["PQS_AUTH", "PQS_PASSWORD"]),
+            ({"PHX_SLICE_MAX_MIN": "12"}, ["PHX_SLICE_MAX_MIN", "PHX_INITIAL_SLICE_MIN"]),  # of 5
         ],
     )
     def test_contradictions_are_refused(self, env: dict[str, str], names: list[str]) -> None:
         (fault,) = faults(env)
         assert re.findall(r"([A-Z][A-Z_]+)=", fault.partition(": ")[0]) == names
+
+    @pytest.mark.parametrize("unused", [{"PHX_SLICE_SIZING": "fixed"}, {"PHX_INITIAL_SLICE_MIN": "0"}])
+    def test_a_widest_slice_that_nothing_uses_is_warned_about(self, unused: dict[str, str]) -> None:
+        (warning,) = load_settings({"PHX_SLICE_MAX_MIN": "60", **unused}).warnings
+        assert warning.startswith("PHX_SLICE_MAX_MIN=60 is not used with")
 
     def test_limits_at_the_edge_are_fine(self) -> None:
         settings = load_settings({"PUBLISH_TIME_LIMIT_MIN": "719", "PHX_READ_TIMEOUT_S": "3294"})
@@ -479,6 +486,10 @@ class TestDerived:
                 "PHX_QUERY_LAG_MINUTES": "3",
                 "PHX_INITIAL_SLICE_MIN": "30",
                 "MAX_SLICES_PER_RUN": "77",
+                "PHX_SLICE_SIZING": "fixed",
+                "PHX_SLICE_MAX_MIN": "60",
+                "PHX_SLICE_MAX_ROWS": "88",
+                "PHX_SLICE_TARGET_S": "99",
                 "PHX_OVERLOAD_MAX_ATTEMPTS": "8",
                 "PHX_OVERLOAD_MIN_SPLIT_MIN": "1",
                 "PHX_OVERLOAD_MAX_DEPTH": "9",
@@ -491,6 +502,7 @@ class TestDerived:
             }
         )
         assert settings.slicing_rules == SlicingRules(11, -300, 6, False, 3, 30, 77, None)
+        assert settings.sizing_rules == SizingRules(False, 30, 60, 1, 88, 99, 77)
         assert settings.overload_rules == OverloadRules(8, 1, 9, 0.25, 12.0)
         assert settings.cadence_rules == CadenceRules(13, 14, False, 7200)
 

@@ -10,6 +10,7 @@ from etl_tasks.adapters.journal.publishes import PublishJournal
 from etl_tasks.adapters.journal.reconciles import ReconcileJournal
 from etl_tasks.adapters.journal.resuming import ResumeJournal
 from etl_tasks.adapters.journal.runs import RunJournal
+from etl_tasks.adapters.journal.sizing import SizingJournal
 from etl_tasks.adapters.journal.slices import SliceJournal
 from etl_tasks.adapters.journal.sweeps import SweepJournal
 from etl_tasks.core.cadence import CadenceRules
@@ -28,6 +29,7 @@ class Journal:
         self.publishes = PublishJournal(self.database, cadence)
         self.sweeps = SweepJournal(self.database, clean_table, self.publishes)
         self.resuming = ResumeJournal(self.database)
+        self.sizing = SizingJournal(self.database, clean_table)
         self.reconciles = ReconcileJournal(self.database, clean_table)
 
     def ensure(self) -> None:

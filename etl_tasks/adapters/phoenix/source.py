@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import structlog
 
-from etl_tasks.adapters.phoenix import catalog, sql
+from etl_tasks.adapters.phoenix import catalog, estimates, sql
 from etl_tasks.adapters.phoenix.connection import FramePace, QueryServerConnection
 from etl_tasks.adapters.phoenix.decode import cell_value
 from etl_tasks.adapters.phoenix.errors import unanswered_is_unreachable
@@ -18,6 +18,7 @@ from etl_tasks.adapters.phoenix.frames import FrameDecoder
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.core.batch import ColumnBatch, SourceColumn
 from etl_tasks.core.columns import Column, IntegerColumn, in_list
+from etl_tasks.core.row_profile import Estimate
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import EtlError, Overloaded, QueryTimedOut, ShortRead, StatementLost, Unreachable
 
@@ -83,6 +84,12 @@ class PhoenixSource:
             for frame in connection.frames(statement, self._new_pace(), context):
                 lines += [str(cell_value(row.value[0])) for row in frame.rows]
         return "\n".join(lines)
+
+    def estimate(self, window: Window) -> Estimate | None:
+        """How big the read of ``window`` is by EXPLAIN; None without statistics. Raises by the error table."""
+        context = f"estimating {window} of {self._config.place}"
+        with self._own_connection() as connection:
+            return estimates.ask(connection, self._read_statement(window), context)
 
     def count(self, window: Window) -> int:
         """Rows of the window now; raises by the error table."""

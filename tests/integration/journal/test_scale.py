@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from etl_tasks.core.windows import Window
 from tests.integration.journal.world import ATTEMPTS, CLEAN, DAY, World, even_windows, result
 
 pytestmark = pytest.mark.integration
@@ -25,14 +27,16 @@ def million(world: World) -> World:
     )
     # Quicker to fill without its indexes and its write-ahead log; ensure() makes the indexes again.
     world.rows("ALTER TABLE public.inc_processing_slices SET UNLOGGED")
-    for name in ("planned", "running", "run", "generation", "error"):
+    for name in ("planned", "running", "run", "generation", "error", "loaded", "sized", "parent"):
         world.rows(f"DROP INDEX {world.schema}.inc_processing_slices_{name}_idx")
     world.rows(
         "INSERT INTO public.inc_processing_slices (run_id, clean_table, partition, window_from, window_to, step, "
-        "state, released_at, attempt, spent, enqueued_at, sends, generation, rows_distinct, finished_at) "
+        "state, released_at, attempt, spent, enqueued_at, sends, generation, rows_read, rows_distinct, started_at, "
+        "finished_at) "
         "SELECT 1 + i / 1000, %s, 20250808 - i %% 4000, '2014-01-01'::timestamptz + i * interval '5 min', "
         "'2014-01-01'::timestamptz + (i + 1) * interval '5 min', 0, 'done', clock_timestamp(), 1, 1, "
-        "clock_timestamp(), 1, 1 + i / 4000, 10, clock_timestamp() FROM generate_series(0, %s - 1) AS i",
+        "clock_timestamp(), 1, 1 + i / 4000, 10, 10, clock_timestamp(), clock_timestamp() "
+        "FROM generate_series(0, %s - 1) AS i",
         CLEAN,
         MILLION,
     )
@@ -112,3 +116,25 @@ def test_nothing_that_workers_do_walks_over_a_million_done_slices(million: World
     assert claim_ms < 25
     assert finish_ms < 50
     assert sweep_ms < 150
+
+
+def test_sizes_are_remembered_as_quickly(million: World) -> None:
+    """A ten-minute run asks of a week's quarters of hours, a month's backfill of five weeks of them."""
+    sizing, newest = million.journal.sizing, datetime(2023, 7, 1, tzinfo=UTC)
+    plans = {
+        "sizing_loads": plan_text(
+            million, "sizing_loads", clean_table=CLEAN, window_from=newest, window_to=newest + timedelta(days=8),
+            cell_s=900, most_a_cell=50,
+        ),
+        "sizing_splits": plan_text(million, "sizing_splits", clean_table=CLEAN, days=7, most=300),
+        "sizing_done": plan_text(million, "sizing_done", clean_table=CLEAN, days=7, most=3_000),
+    }  # fmt: skip
+    assert {name: text for name, text in plans.items() if "Seq Scan on inc_processing_slices" in text} == {}
+    experience_ms = milliseconds(sizing.experience)
+    ten_minutes_ms = milliseconds(lambda: sizing.loads(Window(newest, newest + timedelta(minutes=10))))
+    month_ms = milliseconds(lambda: sizing.loads(Window(newest - timedelta(days=30), newest)), times=5)
+    assert len(sizing.loads(Window(newest - timedelta(days=30), newest))) == 37 * 96
+    print(f"experience {experience_ms:.1f} ms, ten minutes {ten_minutes_ms:.1f} ms, a month {month_ms:.1f} ms")
+    assert experience_ms < 100
+    assert ten_minutes_ms < 100
+    assert month_ms < 500

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from etl_tasks.core.records import SanitizeRules
+from etl_tasks.core.slice_sizing import SizingRules
 from etl_tasks.core.slicing import SlicingRules
 from etl_tasks.core.windows import Window
 from etl_tasks.errors import Unreachable
 from etl_tasks.pipeline.plan import PlanContext
 from etl_tasks.pipeline.reconciliation import ReconciliationContext
 from etl_tasks.pipeline.scheduled_reconcile import ScheduledReconcileContext, reconcile_on_schedule
+from etl_tasks.pipeline.sizing import SizingContext
 from tests.integration.journal.world import CLEAN, DAY, LANE, MANUAL_LANE, World, hours
 from tests.unit.test_reconciling import Source, Target, clean, context, row
 
@@ -24,6 +26,12 @@ pytestmark = pytest.mark.integration
 # Rows of the source, ten seconds apart from noon on; windows of half an hour.
 EARLY, LATE = hours(12, 12.5), hours(12.5, 13)
 ROWS = [row(1), row(2), row(200)]
+
+
+class NoStatistics:
+    """A source that knows nothing of sizes."""
+
+    def estimate(self, window: Window) -> None: ...
 
 
 class Nobody:
@@ -53,6 +61,7 @@ def look(world: World, target: Target, *, source: Source | None = None) -> int |
         publish_at_end=True,
         partitions_in_flight=2,
         check_services=lambda plan, now: [],
+        sizing=SizingContext(SizingRules(), 30, lambda: world.journal.sizing, lambda: nullcontext(NoStatistics())),
     )
     return reconcile_on_schedule(
         ScheduledReconcileContext(
