@@ -67,13 +67,19 @@ class NotThisType(Exception):
     """A value on the wire is of another type than its column: the frame is not of our statement."""
 
 
+def _type_name(kind: int) -> str:
+    """The wire type's name, or its number when Avatica has no such type."""
+    names: dict[int, str] = {number: name for name, number in common_pb2.Rep.items()}
+    return names.get(kind, str(kind))
+
+
 def typed_value(value: Any, expected: frozenset[int] | None = None) -> Any:
     """The Python value of one TypedValue; raises NotThisType when its type is not ``expected`` (None: any)."""
     if value.null or value.type == common_pb2.NULL:
         return None
     kind = value.type
     if expected is not None and kind not in expected:
-        raise NotThisType(common_pb2.Rep.Name(kind))
+        raise NotThisType(_type_name(kind))
     if kind in TEXTS:
         return value.string_value
     if kind in NUMBERS:
@@ -88,7 +94,7 @@ def typed_value(value: Any, expected: frozenset[int] | None = None) -> Any:
         return struct.unpack("<f", struct.pack("<i", value.number_value))[0]
     if kind in _BYTES:
         return value.bytes_value
-    raise NotThisType(common_pb2.Rep.Name(kind))
+    raise NotThisType(_type_name(kind))
 
 
 def cell_value(cell: bytes, expected: frozenset[int] | None = None, array: bool | None = None) -> Any:
@@ -99,7 +105,7 @@ def cell_value(cell: bytes, expected: frozenset[int] | None = None, array: bool 
             raise NotThisType("ARRAY")
         return [typed_value(element, expected) for element in value.array_value]
     if array and not value.scalar_value.null:
-        raise NotThisType(common_pb2.Rep.Name(value.scalar_value.type))
+        raise NotThisType(_type_name(value.scalar_value.type))
     return typed_value(value.scalar_value, expected)
 
 
