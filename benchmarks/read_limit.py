@@ -23,6 +23,7 @@ from devstack.stack import Stack
 DAY_ROWS = 60_000  # the density at which the overload form was measured
 NAME = "bench_reads"
 RUN_TIMEOUT_S = 1_200.0
+EMPTY_DAYS_BEFORE, EMPTY_HOURS = 9, 12
 MOST = 64
 SIDES = {"unlimited": 0, "limited": MOST}
 
@@ -107,12 +108,16 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
 
 def _read(deployment: Deployment, since: datetime, until: datetime, rows: int, children: int, most: int) -> Round:
     """One run by a fresh worker, on a journal that knows no limit of this source."""
-    deployment.journal("DELETE FROM {j}_read_limits")
     deployment.start_worker(concurrency=children, PHX_MAX_CONCURRENT_READS=f"{most}")
     try:
+        # Every child first makes its connections, over hours without rows.
+        empty = since - timedelta(days=EMPTY_DAYS_BEFORE)
+        deployment.wait_for_run(deployment.plan(empty, empty + timedelta(hours=EMPTY_HOURS)), RUN_TIMEOUT_S)
+        deployment.journal("DELETE FROM {j}_read_limits")
         run_id = deployment.plan(since, until)
         row = deployment.wait_for_run(run_id, RUN_TIMEOUT_S)
         assert row.status == "ok", f"the run ended {row.status}: {deployment.describe()}"
+        limits = deployment.journal("SELECT reads FROM {j}_read_limits")
     finally:
         deployment.stop_workers()
     (sums,) = deployment.journal(
@@ -123,7 +128,6 @@ def _read(deployment: Deployment, since: datetime, until: datetime, rows: int, c
         run_id,
     )
     assert sums.rows == rows, f"{sums.rows} rows were read, not {rows}"
-    limits = deployment.journal("SELECT reads FROM {j}_read_limits")
     return Round(
         seconds=sums.seconds,
         tries=sums.rejections + sums.done,
