@@ -152,7 +152,7 @@ class _Attempt:
             try:
                 self._checkpoint()
                 with (
-                    turn_to_read(context.turns, self._claim, self._turn_rules, self._pause) as waited_ms,
+                    turn_to_read(context.turns, self._claim, self._turn_rules, self._pause) as turn,
                     InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader),
                 ):
                     loader = context.open_loader()
@@ -171,7 +171,7 @@ class _Attempt:
             except Exception as failure:
                 error = failure
             else:
-                return self._finish(_with_wait(result, waited_ms))
+                return self._finish(_with_wait(result, turn.waited_ms))
             if not isinstance(error, EtlError):
                 # A fault of ours or of a library: the journal gets one line, the log the whole trace.
                 log.error("slice_crashed", error_kind=type(error).__name__, error=str(error), exc_info=error)

@@ -47,26 +47,38 @@ class TurnRules:
     jitter: Callable[[], float]
 
 
+class Turn:
+    """An attempt's turn: ``waited_ms`` until it came; it is given back once, by whoever says first that it is over."""
+
+    def __init__(self, turns: ReadTurns | None, claim: SliceClaim, waited_ms: int) -> None:
+        self._turns = turns
+        self._claim = claim
+        self.waited_ms = waited_ms
+
+    def end(self, end: ReadEnd) -> None:
+        """The source is read no more. Never raises for a journal that is away: the turn ends with the attempt."""
+        turns, self._turns = self._turns, None
+        if turns is not None:
+            _give_back(turns, self._claim, end)
+
+
 @contextmanager
 def turn_to_read(
     turns: ReadTurns | None, claim: SliceClaim, rules: TurnRules, pause: Callable[[float], None]
-) -> Iterator[int]:
-    """A turn for the length of the block; yields the milliseconds that were waited for it (0 where ``turns`` is None).
+) -> Iterator[Turn]:
+    """A turn for the length of the block, or until it is ended in it (no limit where ``turns`` is None).
 
     The block is a read: what it raises says how it ended. ``pause`` sleeps seconds and raises where the wait has to
     end. Raises NoTurn, LostOwnership, and what the journal raises.
     """
-    if turns is None:
-        yield 0
-        return
-    waited_s = _wait(turns, claim, rules, pause)
+    turn = Turn(turns, claim, 0 if turns is None else round(1000 * _wait(turns, claim, rules, pause)))
     try:
-        yield round(waited_s * 1000)
+        yield turn
     except BaseException as error:
-        _give_back(turns, claim, ReadEnd.OVERLOADED if isinstance(error, Overloaded) else ReadEnd.OTHER)
+        turn.end(ReadEnd.OVERLOADED if isinstance(error, Overloaded) else ReadEnd.OTHER)
         raise
     try:
-        _give_back(turns, claim, ReadEnd.GOOD)
+        turn.end(ReadEnd.GOOD)
     except rules.soft_limit:
         # All rows are loaded; that the slice is finished ends its turn as well.
         log.warning("soft_limit_ignored", next="the slice is finished")
