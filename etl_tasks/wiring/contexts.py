@@ -177,7 +177,12 @@ class Wiring(Services):
 
     @property
     def read_turns(self) -> ReadTurns | None:
-        """The turns to read the source that all workers of this journal share; None where there is no limit."""
+        """The turns to read the source that all workers of this journal share; None where there is no limit.
+
+        The setting's default is more than most deployments have children: a source that never objects is read as it
+        was without a limit, one that does is left in peace. The key is the Query Server, whose threads the tables
+        behind it share.
+        """
         most, source = self.settings.phx_max_concurrent_reads, self.phoenix_config
         return ReadTurns(self.journal.database, f"{source.host}:{source.port}", most) if most else None
 

@@ -55,6 +55,26 @@ def test_one_reads_the_others_wait_and_spend_nothing(world: World) -> None:
     assert turns(world) == []
 
 
+def test_who_waits_for_half_the_soft_time_limit_goes_back_and_spends_nothing(world: World) -> None:
+    held = world.failpoints.arm("slice.frame_read", "hold")
+    run_id = world.plan()
+    world.deployment.start_worker(concurrency=2, TASK_SOFT_TIME_LIMIT_MIN="1", PHX_READ_TIMEOUT_S="20")
+    held.wait()
+
+    def gone_back() -> list[Any]:
+        return [one for one in world.deployment.slices(run_id) if one.error_kind == "NoTurn"]
+
+    (patient, *_) = world.deployment.until(gone_back, "it goes back after half a minute", timeout_s=50)
+    assert (patient.spent, patient.overloads) == (0, 0)
+    assert "no attempt is spent" in patient.last_error
+    held.release()
+
+    slices = world.assert_exact(run_id, PATIENCE_S)
+
+    assert [one.spent for one in slices] == [1] * SLICES
+    assert next(one.attempt for one in slices if one.id == patient.id) >= 2
+
+
 def test_the_turn_of_a_killed_child_frees_itself_with_its_lease(world: World) -> None:
     armed = world.failpoints.arm("slice.frame_read", "kill", times=2)
     run_id = world.plan()
