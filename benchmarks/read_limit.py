@@ -43,9 +43,9 @@ class Round:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How much is read, by how many, how often."""
-    parser.add_argument("--read-hours", type=int, default=8, metavar="H", help="read_limit: hours of a day to read")
+    parser.add_argument("--read-hours", type=int, default=12, metavar="H", help="read_limit: hours of a day to read")
     parser.add_argument("--read-children", type=int, default=16, metavar="C", help="read_limit: children that read")
-    parser.add_argument("--read-slice-min", type=int, default=15, metavar="M", help="read_limit: minutes of a slice")
+    parser.add_argument("--read-slice-min", type=int, default=30, metavar="M", help="read_limit: minutes of a slice")
     parser.add_argument("--read-rounds", type=int, default=3, metavar="N", help="read_limit: runs of each side")
 
 
