@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import choices, memory, plan, sizing, source, worker
+from benchmarks import choices, memory, plan, read_limit, sizing, source, worker
 from benchmarks.report import Measure, as_markdown, show
 from benchmarks.versions import versions
 from devstack.errors import DevstackError
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "memory": memory,
     "source": source,
     "sizing": sizing,
+    "read_limit": read_limit,
     "plan": plan,
     "worker": worker,
     "choices": choices,

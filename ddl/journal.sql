@@ -211,3 +211,26 @@ CREATE TABLE IF NOT EXISTS public.inc_processing_totals (
     value       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (clean_table, name, label)
 );
+
+-- How many reads of a source (host:port of its Query Server) may go on at once; round counts the halvings so far.
+CREATE TABLE IF NOT EXISTS public.inc_processing_read_limits (
+    source      text PRIMARY KEY,
+    reads       integer NOT NULL CHECK (reads >= 1),
+    good        integer NOT NULL DEFAULT 0,
+    round       bigint NOT NULL DEFAULT 0,
+    objected_at integer,
+    read_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Attempts on slices that read a source (taken_at) or wait for that. A turn is worth as much as its slice's lease: it
+-- counts only while the slice is running under this attempt, so that nobody has to give back a dead one's.
+CREATE TABLE IF NOT EXISTS public.inc_processing_read_turns (
+    slice_id bigint PRIMARY KEY,
+    attempt  integer NOT NULL,
+    source   text NOT NULL,
+    manual   boolean NOT NULL,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    taken_at timestamptz,
+    round    bigint NOT NULL DEFAULT 0,
+    readers  integer NOT NULL DEFAULT 1
+);

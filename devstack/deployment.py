@@ -139,6 +139,8 @@ class Deployment:
             "_fences",
             "_reconciles",
             "_totals",
+            "_read_limits",
+            "_read_turns",
         ):
             self.journal(f"DROP TABLE IF EXISTS {schema}.{base}{suffix}")
         redis.Redis.from_url(self.settings["REDIS_URL"]).flushdb()

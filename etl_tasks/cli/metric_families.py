@@ -232,6 +232,28 @@ FAMILIES: tuple[Gauge | Counter | Summary, ...] = (
         _by_kind("overloads"),
         ("error_kind",),
     ),
+    Gauge(
+        "etl_source_reads",
+        "Slices that read the source now, and those that wait for their turn.",
+        lambda metrics: {
+            key: value
+            for each in metrics.reads
+            for key, value in (((each.source, "reading"), each.in_use), ((each.source, "waiting"), each.waiting))
+        },
+        ("source", "state"),
+    ),
+    Gauge(
+        "etl_source_reads_limit",
+        "Slices that may read the source at once; it follows the source, up to PHX_MAX_CONCURRENT_READS.",
+        lambda metrics: {(each.source,): each.limit for each in metrics.reads},
+        ("source",),
+    ),
+    Counter(
+        "etl_source_reads_limit_halved",
+        "How often an overload of the source halved that limit.",
+        lambda metrics: {(each.source,): each.halvings for each in metrics.reads},
+        ("source",),
+    ),
     Summary(
         "etl_slice_duration_seconds",
         "From claim to end of the attempts that loaded a slice; their number is that of loaded slices.",

@@ -47,6 +47,16 @@ def as_dict(report: StatusReport, clean_table: str, expected: Expectations) -> d
             }
             for process in report.processes
         ],
+        "source_reads": [
+            {
+                "source": each.source,
+                "limit": each.limit,
+                "in_use": each.in_use,
+                "waiting": each.waiting,
+                "halvings": each.halvings,
+            }
+            for each in report.reads
+        ],
         "unloaded": [_unloaded_dict(each) for each in report.unloaded],
         "rejects": [reject_dict(each) for each in report.rejects],
         "owed": [_owed_dict(owed, report) for owed in report.owed],

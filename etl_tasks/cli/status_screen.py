@@ -12,6 +12,7 @@ from rich.text import Text
 from etl_tasks.cli.headline import CLI, Expectations, Headline, schedule_lanes, why_owed
 from etl_tasks.cli.tables import STYLES, plain_table
 from etl_tasks.cli.texts import count_of, duration, first_line, iso_second, number, rough, short_interval, short_time
+from etl_tasks.core.read_limit import SourceReads
 from etl_tasks.core.states import RunStatus, SliceState
 from etl_tasks.core.status import (
     NEWEST_REJECTS,
@@ -61,6 +62,7 @@ def _facts(report: StatusReport, expected: Expectations) -> Iterator[Text]:
     for process in schedule_lanes(report, expected):
         yield _watermark(process, report.now, expected)
     yield Text(_activity(report))
+    yield from (Text(_reads_words(each)) for each in report.reads)
     yield from _reconciled(report, expected)
     if report.incomplete:
         yield Text(f"published with a hole: partitions {_listed(report.incomplete)}", style=STYLES["error"])
@@ -95,6 +97,16 @@ def _activity(report: StatusReport) -> str:
         active = count_of(len(report.active), "active run or publish", "active runs and publishes")
         said.append(f"{active}, the oldest heartbeat {rough(now - report.oldest_heartbeat)} ago")
     return "work: " + (", ".join(said) or "none yet")
+
+
+def _reads_words(reads: SourceReads) -> str:
+    """How many slices read the source at once, and may; and that others wait, where they do."""
+    text = f"source {reads.source}: {number(reads.in_use)} of {count_of(reads.limit, 'read')} at once"
+    if reads.waiting:
+        text += f", {count_of(reads.waiting, 'slice')} waiting for a turn"
+    if reads.halvings:
+        text += f"; the limit was halved {count_of(reads.halvings, 'time')} by overloads"
+    return text
 
 
 def _reconciled(report: StatusReport, expected: Expectations) -> Iterator[Text]:

@@ -168,6 +168,14 @@ class Settings(BaseSettings):
     phx_overload_max_attempts: int = _overload(
         4, "Attempts on one window, with exponential back-off, before it is split.", unit="attempts", ge=1, le=100
     )
+    phx_max_concurrent_reads: int = _overload(
+        64,
+        "Most slices that all workers together read at once; below it the limit follows the source: it grows slowly, "
+        "and halves on overload. 0 is no limit.",
+        unit="reads",
+        ge=0,
+        le=10_000,
+    )
     overload_backoff_base_s: float = _overload(
         0.5, "First step of the back-off, doubled each time.", unit="s", gt=0, allow_inf_nan=False
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from etl_tasks.core.read_limit import SourceReads
 from etl_tasks.core.states import DEDUP_SUFFIX, MANUAL_PREFIX, RunStatus, SliceState, lanes_of
 
 Counts = Counter[tuple[str, str]]
@@ -124,7 +125,8 @@ class JournalMetrics:
 
     ``active_runs`` by (process, status) and ``active_slices`` by (process, state) are of what has not ended;
     ``waiting_runs`` (by process) are those of the runs that only wait for a publish, which is in its turn.
-    ``reconcile`` is None before the first one.
+    ``reconcile`` is None before the first one. ``reads`` are the sources that slices of the whole journal have read
+    within a day.
     """
 
     now: datetime
@@ -136,3 +138,4 @@ class JournalMetrics:
     gaps: GapMetrics
     reconcile: ReconcileMetrics | None
     counts: Counts = field(default_factory=Counter)
+    reads: Sequence[SourceReads] = ()

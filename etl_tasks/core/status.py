@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from etl_tasks.core.read_limit import SourceReads
 from etl_tasks.core.states import DEDUP_SUFFIX, RunStatus, SliceState
 from etl_tasks.core.windows import Window
 
@@ -225,7 +226,8 @@ class StatusReport:
     ``slices`` and ``rejected`` (rows by run) are of the active runs and of the last run of each process that had
     slices; ``incomplete`` are partitions with a hole that some run left in error. ``unloaded`` and ``rejects`` are of
     every run that the journal still has. ``reconciles`` are the newest, newest first; ``differing`` are the windows
-    (source time) that differed when they were last compared. ``holes`` are below the schedule's watermark.
+    (source time) that differed when they were last compared. ``holes`` are below the schedule's watermark. ``reads``
+    are the sources that slices of the whole journal have read within a day.
     """
 
     now: datetime
@@ -241,6 +243,7 @@ class StatusReport:
     differing: Sequence[DifferingWindow] = ()
     rejected_rows: RejectedRows = RejectedRows()
     holes: Holes | None = None
+    reads: Sequence[SourceReads] = ()
 
     @property
     def active(self) -> list[RunView]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
@@ -27,6 +27,7 @@ from etl_tasks.failpoints import Failpoint, reach
 from etl_tasks.pipeline.lease import Lease
 from etl_tasks.pipeline.load import Loader, LoadRules
 from etl_tasks.pipeline.ports import Dispatcher, Journal
+from etl_tasks.pipeline.read_turn import NoTurn, ReadTurns, TurnRules, turn_to_read
 from etl_tasks.pipeline.settle import forget_frames, settle
 from etl_tasks.pipeline.stopping import InterruptedByStop, WorkerStopping
 from etl_tasks.pipeline.tell import log_given_up, tell
@@ -47,7 +48,8 @@ class ExtractContext:
     closes them, and ``abandon_loader`` breaks their connections under the hands of a thread that waits for them.
     ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
     task's soft time limit has passed, and ``interrupt`` raises it now; ``check_stop`` raises WorkerStopping when the
-    worker was asked to stop.
+    worker was asked to stop. ``turns`` are the turns to read the source (None: no limit), waited for at most
+    ``turn_patience_s`` seconds.
     """
 
     journal: Journal
@@ -62,6 +64,8 @@ class ExtractContext:
     soft_limit: type[BaseException]
     check_stop: Callable[[], None]
     interrupt: Callable[[], None]
+    turns: ReadTurns | None
+    turn_patience_s: float
     jitter: Callable[[], float] = field(default=random.random)
 
 
@@ -104,6 +108,11 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
         return "lost"
 
 
+def _with_wait(result: SliceResult, waited_ms: int) -> SliceResult:
+    """What was waited for a turn is no part of the time that the window took."""
+    return replace(result, timings_ms={**result.timings_ms, "turn_wait": waited_ms}) if waited_ms else result
+
+
 def _reach(name: Failpoint, claim: SliceClaim) -> None:
     reach(name, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
 
@@ -121,6 +130,7 @@ class _Attempt:
         self._lease = lease
         self._context = context
         self._slices = context.journal.slices
+        self._turn_rules = TurnRules(context.turn_patience_s, context.soft_limit, context.jitter)
 
     def run(self) -> str:
         """What became of the slice; raises LostOwnership."""
@@ -141,11 +151,16 @@ class _Attempt:
             loader: Loader | None = None
             try:
                 self._checkpoint()
-                with InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader):
+                with (
+                    turn_to_read(context.turns, self._claim, self._turn_rules, self._pause) as turn,
+                    InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader),
+                ):
                     loader = context.open_loader()
                     result = loader.load(self._claim, self._checkpoint, context.journal)
             except (LostOwnership, WorkerStopping):
                 raise
+            except NoTurn as busy:
+                return self._give_back(busy, str(busy), delay_s=0.0, refund=True)
             except context.soft_limit:
                 # It may have come while a block was on its way: the thread that sends it keeps its connections.
                 context.drop_loader()
@@ -156,7 +171,7 @@ class _Attempt:
             except Exception as failure:
                 error = failure
             else:
-                return self._finish(result)
+                return self._finish(_with_wait(result, turn.waited_ms))
             if not isinstance(error, EtlError):
                 # A fault of ours or of a library: the journal gets one line, the log the whole trace.
                 log.error("slice_crashed", error_kind=type(error).__name__, error=str(error), exc_info=error)

@@ -18,6 +18,7 @@ from etl_tasks.adapters.journal.asking import AskJournal
 from etl_tasks.adapters.journal.cancelling import CancelJournal
 from etl_tasks.adapters.journal.deserted import evict_deserted_lock
 from etl_tasks.adapters.journal.pins import PublishPins
+from etl_tasks.adapters.journal.read_turns import ReadTurns
 from etl_tasks.adapters.phoenix import PhoenixSource
 from etl_tasks.config import Settings
 from etl_tasks.core.expiry import expiry_notice
@@ -48,6 +49,10 @@ PLANNING_READ_TIMEOUT_S = 10.0
 
 # Of a task's soft time limit: after this a scheduled reconcile stops by itself, between two windows.
 RECONCILE_SHARE = 0.8
+
+# Of a task's soft time limit: a slice that has waited for so long for its turn to read goes back, so that its read
+# would still have its time.
+TURN_SHARE = 0.5
 
 
 class Wiring(Services):
@@ -197,6 +202,17 @@ class Wiring(Services):
             shift_min=settings.phx_query_shift_minutes,
         )
 
+    @property
+    def read_turns(self) -> ReadTurns | None:
+        """The turns to read the source that all workers of this journal share; None where there is no limit.
+
+        The setting's default is more than most deployments have children: a source that never objects is read as it
+        was without a limit, one that does is left in peace. The key is the Query Server, whose threads the tables
+        behind it share.
+        """
+        most, source = self.settings.phx_max_concurrent_reads, self.phoenix_config
+        return ReadTurns(self.journal.database, f"{source.host}:{source.port}", most) if most else None
+
     def extract_context(self) -> ExtractContext:
         """For work on slices."""
         return ExtractContext(
@@ -212,6 +228,8 @@ class Wiring(Services):
             soft_limit=SoftTimeLimitExceeded,
             check_stop=self._stop.check,
             interrupt=_raise_soft_limit,
+            turns=self.read_turns,
+            turn_patience_s=self.settings.task_soft_time_limit_min * 60 * TURN_SHARE,
         )
 
     def publish_context(self) -> PublishContext:

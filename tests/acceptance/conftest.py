@@ -17,3 +17,10 @@ def deploy(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """``deploy("name", ENV="value")`` makes an empty deployment; it goes with the test."""
     with ExitStack() as made:
         yield lambda name, **settings: made.enter_context(deployed(stack, name, tmp_path, **settings))
+
+
+@pytest.fixture
+def ordinary_afterwards(stack: Stack) -> Iterator[None]:
+    """The Query Server goes back to its ordinary form."""
+    yield
+    stack.set_overload(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 
@@ -15,13 +15,6 @@ from devstack.stack import Stack
 
 Deploy = Callable[..., Deployment]
 DAY_ROWS = 60_000
-
-
-@pytest.fixture
-def ordinary_afterwards(stack: Stack) -> Iterator[None]:
-    """The Query Server goes back to its ordinary form."""
-    yield
-    stack.set_overload(False)
 
 
 def seed_hours(deployment: Deployment, hours: int, dense: int = 1) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -15,13 +15,6 @@ from tests.acceptance.test_overload import DAY_ROWS, seed_hours
 
 Deploy = Callable[..., Deployment]
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def ordinary_afterwards(stack: Stack) -> Iterator[None]:
-    """The Query Server goes back to its ordinary form."""
-    yield
-    stack.set_overload(False)
 
 
 @pytest.mark.usefixtures("ordinary_afterwards")

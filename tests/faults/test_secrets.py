@@ -331,7 +331,8 @@ def inspect(night: Night) -> None:
 
 def journal_dump(deployment: Deployment) -> str:
     """Every column of every row of every table of the journal."""
-    suffixes = ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences", "_reconciles", "_totals")
+    loading = ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_read_limits", "_read_turns")
+    suffixes = (*loading, "_fences", "_reconciles", "_totals")
     rows = [deployment.journal(f"SELECT t::text AS row FROM {{j}}{suffix} t") for suffix in suffixes]
     return "\n".join(row.row for table in rows for row in table)
 

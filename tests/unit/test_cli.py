@@ -20,6 +20,7 @@ from etl_tasks.cli.run import why_not_ok
 from etl_tasks.cli.status_json import as_dict
 from etl_tasks.cli.texts import duration, first_line, iso, rough, short_interval
 from etl_tasks.config import Settings
+from etl_tasks.core.read_limit import SourceReads
 from etl_tasks.core.status import (
     FailedSlice,
     PartitionProgress,
@@ -296,6 +297,7 @@ def test_status_json_sums_up_a_run() -> None:
         owed=[],
         incomplete=[20250808],
         rejected={7: 2},
+        reads=[SourceReads("pqs.example:8765", limit=4, in_use=3, waiting=5, halvings=2)],
     )
     printed = as_dict(report, "stg.codes", Expectations(step_s=600, lag_s=120))
     (process,) = printed["processes"]
@@ -307,6 +309,9 @@ def test_status_json_sums_up_a_run() -> None:
     assert [error["error_kind"] for error in run["errors"]] == ["RowRejected", "Overloaded"]
     assert printed["oldest_heartbeat"] == "2025-08-08T11:59:56Z"
     assert printed["incomplete_partitions"] == [20250808]
+    assert printed["source_reads"] == [
+        {"source": "pqs.example:8765", "limit": 4, "in_use": 3, "waiting": 5, "halvings": 2}
+    ]
     assert slices_by_state(groups, 6)["done"] == 99
 
 

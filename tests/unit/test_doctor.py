@@ -267,6 +267,7 @@ def test_the_schema_that_is_wanted_is_that_of_the_file() -> None:
     assert set(wanted.columns) == {
         "my_runs", "my_runs_slices", "my_runs_run_partitions", "my_runs_partitions", "my_runs_rejects",
         "my_runs_fences", "my_runs_reconciles", "my_runs_totals",
+        "my_runs_read_limits", "my_runs_read_turns",
     }  # fmt: skip
     assert wanted.columns["my_runs_fences"] == {"clean_table", "token", "version_ms"}
     assert {"id", "process_name", "watermark", "open_partitions"} <= wanted.columns["my_runs"]

@@ -27,6 +27,7 @@ from etl_tasks.core.metrics import (
     ReconcileMetrics,
     lane_of,
 )
+from etl_tasks.core.read_limit import SourceReads
 
 IMAGES = Path(__file__).parents[2] / "devstack" / "images"
 RULES_FILE = IMAGES / "prometheus" / "alerts.yml"
@@ -60,6 +61,7 @@ FULL = JournalMetrics(
             ("stage_ms", "optimize"): 3000,
         }
     ),
+    reads=[SourceReads("pqs.example:8765", limit=4, in_use=3, waiting=5, halvings=2)],
 )
 
 
@@ -277,6 +279,10 @@ def test_what_is_counted_is_served_with_its_labels() -> None:
         ("etl_lag_allowed_seconds",): 3 * 3600,
         ("etl_runs_waiting_for_publish", ("process", "codes")): 1,
         ("etl_runs_waiting_for_publish", ("process", "manual_codes")): 0,
+        ("etl_source_reads", ("source", "pqs.example:8765"), ("state", "reading")): 3,
+        ("etl_source_reads", ("source", "pqs.example:8765"), ("state", "waiting")): 5,
+        ("etl_source_reads_limit", ("source", "pqs.example:8765")): 4,
+        ("etl_source_reads_limit_halved_total", ("source", "pqs.example:8765")): 2,
     }
     assert {key: registry.get_sample_value(key[0], dict(key[1:])) for key in expected} == expected  # type: ignore[arg-type]
 

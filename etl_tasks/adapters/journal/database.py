@@ -197,7 +197,7 @@ class Database:
             return
         with self.transaction() as transaction:
             cursor = transaction._cursor
-            newest = render_names("public.inc_processing_totals", self.config.table)
+            newest = render_names("public.inc_processing_read_turns", self.config.table)
             cursor.execute("SELECT to_regclass(%s) AS found", (newest,))
             found = cursor.fetchone().found
         if found is None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from etl_tasks.adapters.journal.counting import counted
 from etl_tasks.adapters.journal.database import Database, Transaction
 from etl_tasks.adapters.journal.gaps import covered, loaded_facts
+from etl_tasks.adapters.journal.read_turns import source_reads
 from etl_tasks.adapters.journal.runs import watermark_of
 from etl_tasks.core.gaps import default_interval, due_window, find_gaps
 from etl_tasks.core.metrics import (
@@ -80,6 +81,7 @@ class MetricsJournal:
                 reconcile=self._reconcile(transaction),
                 counts=self._ended_so_far(transaction, {int(each) for each in ids.ended})
                 + counted(transaction, active),
+                reads=source_reads(transaction),
             )
 
     def _ended_so_far(self, transaction: Transaction, ended: set[int]) -> Counts:

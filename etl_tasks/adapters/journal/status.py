@@ -8,6 +8,7 @@ from typing import Any
 
 from etl_tasks.adapters.journal.database import Database, Transaction
 from etl_tasks.adapters.journal.lock import reconcile_lock_name
+from etl_tasks.adapters.journal.read_turns import source_reads
 from etl_tasks.adapters.journal.runs import watermark_of
 from etl_tasks.adapters.journal.status_rows import (
     failed_slice,
@@ -90,6 +91,7 @@ class StatusJournal:
                     DifferingWindow(Window(row.window_from, row.window_to), row.by_hash, row.mendable)
                     for row in transaction.all("status_differing", clean_table=clean_table)
                 ],
+                reads=source_reads(transaction),
             )
 
     def progress(self, run_id: int, settled: Collection[int] = ()) -> RunProgress:

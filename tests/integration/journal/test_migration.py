@@ -21,7 +21,8 @@ pytestmark = pytest.mark.integration
 LEGACY = """
     DROP TABLE public.inc_processing, public.inc_processing_slices, public.inc_processing_run_partitions,
         public.inc_processing_partitions, public.inc_processing_rejects, public.inc_processing_fences,
-        public.inc_processing_reconciles, public.inc_processing_totals;
+        public.inc_processing_reconciles, public.inc_processing_totals, public.inc_processing_read_limits,
+        public.inc_processing_read_turns;
     CREATE TABLE public.inc_processing (
         process_name text NOT NULL, status text NOT NULL, ts_start {time} NOT NULL, ts_end {time}, watermark {time},
         details {json}, host text);

@@ -259,4 +259,5 @@ SELECT t.name, (SELECT count(*) FROM pg_attribute a
     WHERE a.attrelid = to_regclass(t.name) AND a.attnum > 0 AND NOT a.attisdropped) AS columns, to_regclass(t.name) IS NOT NULL AS found
 FROM (VALUES ('public.inc_processing'), ('public.inc_processing_slices'), ('public.inc_processing_run_partitions'),
     ('public.inc_processing_partitions'), ('public.inc_processing_rejects'), ('public.inc_processing_fences'),
-    ('public.inc_processing_reconciles'), ('public.inc_processing_totals')) AS t(name);
+    ('public.inc_processing_reconciles'), ('public.inc_processing_totals'), ('public.inc_processing_read_limits'),
+    ('public.inc_processing_read_turns')) AS t(name);
