@@ -49,6 +49,7 @@ ALL_SETTINGS = (
     "max_partition_size_to_drop",
     "max_table_size_to_drop",
     "max_threads",
+    "min_insert_block_size_bytes",
     "mutations_sync",
     "optimize_aggregation_in_order",
     "optimize_throw_if_noop",
