@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import memory, plan
+from benchmarks import growth, memory, plan, publish
 from benchmarks.report import show
 from devstack.errors import DevstackError
 from devstack.phoenix import HEAP_VARIABLE
 from devstack.stack import Stack
 
-BENCHMARKS = {"memory": memory, "plan": plan}
+BENCHMARKS = {"memory": memory, "plan": plan, "publish": publish, "growth": growth}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
