@@ -69,7 +69,7 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
     measures = [measure for growth in growths for measure in _measures(growth)]
     return [*measures, *increment], (
         "the last column is the exponent: cost grows as size to its power (1 linear, 0 not at all)",
-        f"{len(NARROW)} columns a row; of a run's slices {CLAIMS} are claimed and finished, the others reckoned from them",
+        f"{len(NARROW)} columns a row; of a run's slices {CLAIMS} are claimed and finished, the rest reckoned",
         f"ten minutes: {INCREMENT_ROWS:,} rows inserted into a day that CLEAN has, then published",
     )
 
