@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import choices, memory, plan, read_limit, sizing, source, worker
+from benchmarks import choices, growth, memory, plan, publish, read_limit, sizing, source, worker
 from benchmarks.report import Measure, as_markdown, show
 from benchmarks.versions import versions
 from devstack.errors import DevstackError
@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, ModuleType] = {
     "plan": plan,
     "worker": worker,
     "choices": choices,
+    "publish": publish,
+    "growth": growth,
 }
 FAILURES = (DevstackError, AssertionError, TimeoutError, RuntimeError, subprocess.TimeoutExpired)
 

@@ -62,6 +62,8 @@ EVENTS: Mapping[str, str] = {
     "clean_repeats_removed": "CLEAN had keys in more than one row; the publish leaves one row each",
     "replace_applied_on_one_replica": "The pinned replica has the partition; others will follow",
     "replica_not_asked": "A replica is away that no publish is known to have worked on; the publish goes on",
+    "raw_parts_refused": "RAW's parts could not be taken for the buffer as they are; its rows are read instead",
+    "raw_parts_given_back": "RAW got other rows while its parts were taken; those to publish are read instead",
     "optimize_repeated": "ClickHouse could not merge the buffer at once; it is asked again",
     "buffer_left": "The buffer could not be dropped after a REPLACE; the next publish drops it",
     "publish_not_cleared": "What is left of a failed publish could not be removed; the next one does it",

@@ -16,6 +16,7 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _FORBIDDEN_IN_COLUMN = re.compile(r"[\x00-\x1f\x7f-\x9f\"'`\\,]")
 MAX_JOURNAL_NAME = 44  # PostgreSQL cuts names at 63 bytes, and "_active_one_uq_idx" is appended
 PROCESS_NAME_MAX = 128
+LEAST_PUBLISH_MB = 600  # an INSERT of 32 columns holds 450 MB of write buffers, however small its blocks are
 
 
 def table(text: str) -> str:
@@ -176,6 +177,15 @@ def pg_dsn(text: str) -> str:
         # libpq takes what stands behind the first one for the host, and the password's end would be shown as its name.
         raise ValueError("has an @ in its password or user; write it as %40")
     return _url(text, ("postgresql", "postgres"), "postgresql://user:password@host:5432/database", needs_host=False)
+
+
+def publish_memory(megabytes: int) -> int:
+    """Megabytes that a statement of a publish can do with, or 0."""
+    if 0 < megabytes < LEAST_PUBLISH_MB:
+        raise ValueError(
+            f"is too little for any publish; write at least {LEAST_PUBLISH_MB}, or 0 for the server's bound"
+        )
+    return megabytes
 
 
 def database_address(dsn: str) -> str:

@@ -220,6 +220,16 @@ class Settings(BaseSettings):
     publish_max_attempts: int = _publish(
         10, "Attempts on one publish before it ends in error.", unit="attempts", ge=1, le=1000
     )
+    publish_max_threads: int = _publish(
+        0, "Threads of one statement of a publish on a shard; 0: the server's.", unit="threads", ge=0, le=1024
+    )
+    publish_max_memory_mb: Annotated[int, AfterValidator(checks.publish_memory)] = _publish(
+        0,
+        "Memory of one statement of a publish on a shard, past which it fails and is tried again; 0: the server's.",
+        unit="MB",
+        ge=0,
+        le=10_000_000,
+    )
     partitions_in_flight: int = _publish(2, "Partitions of one run that load at once.", unit="days", ge=1, le=100)
     publish_soft_time_limit_min: int = _publish(170, "A publish is asked to stop after this.", unit="min", ge=1)
     publish_time_limit_min: int = _publish(180, "A publish is killed after this.", unit="min", ge=1)

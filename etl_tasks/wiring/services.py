@@ -142,6 +142,8 @@ class Services:
             max_execution_time_s=min(STATEMENT_S, soft_s * 3 // 4),
             ts_column=settings.hbase_main_ts_column,
             publish_statement_timeout_s=min(PUBLISH_STATEMENT_S, publish_soft_s * 3 // 4),
+            publish_max_threads=settings.publish_max_threads,
+            publish_max_memory_bytes=settings.publish_max_memory_mb * 1_000_000,
         )
 
     def open_target(self) -> ClickHouseTarget:

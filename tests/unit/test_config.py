@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from click.testing import CliRunner
 
 from etl_tasks.cli.config import config_command
@@ -15,6 +16,7 @@ from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.overload import OverloadRules
 from etl_tasks.core.slice_sizing import SizingRules
 from etl_tasks.core.slicing import SlicingRules
+from etl_tasks.wiring.services import Services
 
 # The contract: the names of the old system's README and the values it documents (its addresses aside).
 OLD_README: dict[str, object] = {
@@ -576,3 +578,18 @@ class TestCommand:
         as_json = CliRunner().invoke(config_command, ["--json"], env=env)
         assert as_json.exit_code == 2
         assert len(json.loads(as_json.output)["faults"]) == 2
+
+
+@pytest.mark.parametrize("megabytes", ["1", "599"])
+def test_a_memory_that_no_publish_can_do_with_is_refused(megabytes: str) -> None:
+    with pytest.raises(ConfigError, match=r"PUBLISH_MAX_MEMORY_MB.*too little.*at least 600, or 0"):
+        load_settings({"PUBLISH_MAX_MEMORY_MB": megabytes})
+
+
+def test_the_bounds_of_a_publish_reach_clickhouse_in_its_units() -> None:
+    bounded = Services(
+        load_settings({"PUBLISH_MAX_MEMORY_MB": "600", "PUBLISH_MAX_THREADS": "2"}), Celery()
+    ).clickhouse_config
+    assert (bounded.publish_max_memory_bytes, bounded.publish_max_threads) == (600_000_000, 2)
+    unbounded = Services(load_settings({}), Celery()).clickhouse_config
+    assert (unbounded.publish_max_memory_bytes, unbounded.publish_max_threads) == (0, 0)

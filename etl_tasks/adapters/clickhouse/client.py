@@ -23,6 +23,14 @@ Setting = int | str
 PROBE_TIMEOUT_S = 10.0
 """How long a server may take to answer ``SELECT 1``."""
 
+ARRIVAL_S = 20
+"""How long the server of a publish waits for the rest of a statement that has begun to arrive.
+
+A statement is sent in two packets. When the worker is frozen between them, the server has the statement in
+``system.processes``, where no KILL ends it, until its ``receive_timeout`` has passed, 300 s by default; and the next
+publish waits for it.
+"""
+
 OLDER_NAMES: Mapping[str, str] = {
     "distributed_foreground_insert": "insert_distributed_sync",
     "alter_sync": "replication_alter_partitions_sync",
@@ -47,9 +55,11 @@ ALL_SETTINGS = (
     "max_partition_size_to_drop",
     "max_table_size_to_drop",
     "max_threads",
+    "min_insert_block_size_bytes",
     "mutations_sync",
     "optimize_aggregation_in_order",
     "optimize_throw_if_noop",
+    "receive_timeout",
     "skip_unavailable_shards",
 )
 """Every setting this package sends, by its present name."""
@@ -58,14 +68,20 @@ ALL_SETTINGS = (
 class Connection:
     """One native connection to one host. Every statement carries a query id that begins with its tag.
 
-    A ``bare`` one sends no setting with its statements: a profile that forbids settings refuses all others.
+    A ``bare`` one sends no setting with its statements: a profile that forbids settings refuses all others. One that is
+    ``local`` is for a publish and what clears its way: its statements bring no rows along and ask no other host.
     """
 
     def __init__(
-        self, config: ClickHouseConfig, host: Host, *, read_timeout_s: float | None = None, bare: bool = False
+        self,
+        config: ClickHouseConfig,
+        host: Host,
+        *,
+        read_timeout_s: float | None = None,
+        bare: bool = False,
+        local: bool = False,
     ) -> None:
         self.host = host
-        self._config = config
         self._secrets = (config.password,)
         self._client = BlockClient(
             host.name,
@@ -83,7 +99,9 @@ class Connection:
             # Without this an unknown setting is ignored in silence.
             settings_is_important=True,
         )
-        self._bare = bare
+        self._own_limits: dict[str, Setting] = {} if bare else {"max_execution_time": config.max_execution_time_s}
+        if local:
+            self._own_limits["receive_timeout"] = ARRIVAL_S
         self._setting_names: dict[str, str] | None = None
 
     def execute(
@@ -122,8 +140,7 @@ class Connection:
         self._client.disconnect()
 
     def _limits(self, settings: Mapping[str, Setting] | None) -> dict[str, Setting]:
-        limits: dict[str, Setting] = {} if self._bare else {"max_execution_time": self._config.max_execution_time_s}
-        return {**limits, **(settings or {})}
+        return {**self._own_limits, **(settings or {})}
 
     def _known(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
         if not settings:

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from etl_tasks.adapters.clickhouse import publish_sql, reading
+from etl_tasks.adapters.clickhouse import filling, publish_sql, reading
 from etl_tasks.adapters.clickhouse.buffers import Fence, drop_older, end_statements
-from etl_tasks.adapters.clickhouse.catalog import insertable, table_columns
-from etl_tasks.adapters.clickhouse.client import Connection, Row, Setting, probe, single
+from etl_tasks.adapters.clickhouse.client import Connection, Setting, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
-from etl_tasks.adapters.clickhouse.identifiers import TableName, beside_parameters, quote_name, quote_names, quote_text
 from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild, count_minutes
 from etl_tasks.adapters.clickhouse.shard_work import ShardWork
 from etl_tasks.adapters.clickhouse.stages import Stages
+from etl_tasks.adapters.clickhouse.statements import ENOUGH_FOR_ANY_SIZE, Statements
 from etl_tasks.adapters.clickhouse.topology import Shard, Topology, table_facts
 from etl_tasks.core.publishing import LoadedWindow, PublishRequest, PublishResult, StageMetric
-from etl_tasks.core.windows import merge
 from etl_tasks.errors import (
     CountMismatch,
     EtlError,
-    LostOwnership,
     ResourceExhausted,
     SchemaError,
     TransientError,
@@ -43,9 +40,6 @@ SIGNS_OF_A_NEWER_PUBLISH = (ErrorCode.UNKNOWN_TABLE, ErrorCode.TABLE_IS_DROPPED,
 
 OPTIMIZE_TRIES = 5
 """A background merge may be in OPTIMIZE's way; it ends."""
-
-ENOUGH_FOR_ANY_SIZE: Mapping[str, Setting] = {"max_table_size_to_drop": 0, "max_partition_size_to_drop": 0}
-"""Buffers and partitions of more than 50 GB may go too: what replaces them has been checked."""
 
 
 class PartitionPublish:
@@ -66,8 +60,7 @@ class PartitionPublish:
         self._fence = Fence.of(config, request.partition, request.token)
         self._connect = connect
         self._predecessor_replicas = frozenset(predecessor_replicas)
-        self._ts = quote_name(config.ts_column)
-        self._windows_sql = self._window_condition()
+        self._statements = Statements(config, self._raw, self._fence, request)
         self._work = [self._start(shard, connection) for shard, connection in pins]
         self._stages: list[StageMetric] = []
         self._abandoned = threading.Event()
@@ -131,7 +124,7 @@ class PartitionPublish:
                 self._reach(stage, "after", work)
             except EtlError as error:
                 if code_of(error) in SIGNS_OF_A_NEWER_PUBLISH and work.has_buffer:
-                    self._require_buffer(work, error)
+                    filling.require_buffer(self._statements, work, error)
                 raise
 
         return run
@@ -146,12 +139,6 @@ class PartitionPublish:
             when=when,
             shard=work.shard.number,
         )
-
-    def _require_buffer(self, work: ShardWork, error: EtlError | None = None) -> None:
-        if table_facts(work.connection, self._fence.buffer) is None:
-            raise LostOwnership(
-                f"{self._fence.buffer} is gone on {work.connection.host}: a newer publish dropped it"
-            ) from error
 
     # --- one shard's steps, each in a thread of its own
 
@@ -175,65 +162,43 @@ class PartitionPublish:
                     other.close()
         for table, facts in ((self._raw, work.raw_facts), (self._fence.clean, work.clean_facts)):
             if facts.replicated:
-                self._execute(work, publish_sql.SYNC_REPLICA.format(table=table.sql))
+                self._statements.execute(work, publish_sql.SYNC_REPLICA.format(table=table.sql))
 
     def _attach_clean(self, work: ShardWork) -> None:
-        new = self._count(work, publish_sql.COUNT_NEW, table=self._raw)
-        if not new:
+        work.new_rows = self._statements.count(work, publish_sql.COUNT_NEW, table=self._raw)
+        if not work.new_rows:
             work.skipped = True
-            work.rows_before = work.rows_after = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
+            work.rows_before = work.rows_after = self._statements.count(
+                work, publish_sql.COUNT_PARTITION, table=self._fence.clean
+            )
             return
-        facts = work.clean_facts
-        self._execute(
-            work,
-            publish_sql.CREATE_BUFFER.format(
-                buffer=self._fence.buffer.sql,
-                template=self._fence.template.sql,
-                version=quote_name(self._config.version_column),
-                partition_key=facts.partition_key,
-                primary_key=facts.primary_key,
-                sorting_key=facts.sorting_key,
-                storage_policy=quote_text(facts.storage_policy or "default"),
-            ),
-        )
+        filling.create_buffer(self._statements, work)
         work.has_buffer = True
-        if self._request.rebuild:
-            work.rows_before = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
-            return
-        self._execute(work, self._sql(publish_sql.ATTACH))
-        # Counted in the buffer: CLEAN's own rows may expire at any time.
-        work.rows_before = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.buffer)
+        filling.attach_clean(self._statements, work)
 
     def _insert_new(self, work: ShardWork) -> None:
-        columns = self._columns(work)
-        sql = publish_sql.INSERT_NEW.format(
-            buffer=self._fence.buffer.sql,
-            columns=quote_names(columns),
-            raw=self._raw.sql,
-            ts=self._ts,
-            windows=self._windows_sql,
-        )
-        self._execute(work, sql, {"partition": self._request.partition}, self._heavy())
-        if self._parts(work) == (0, 0):
-            self._require_buffer(work)
+        if filling.attach_raw(self._statements, work):
+            return
+        filling.insert_new(self._statements, work)
+        if self._statements.parts(work) == (0, 0):
+            filling.require_buffer(self._statements, work)
             # RAW's rows expired between the count and the read, and CLEAN has none.
             work.skipped = True
             self._drop_buffer(work)
 
     def _optimize(self, work: ShardWork) -> None:
+        settings: dict[str, Setting] = {**self._statements.heavy(), "optimize_throw_if_noop": 1}
         for attempt in range(1, OPTIMIZE_TRIES + 1):
             try:
-                self._execute(
-                    work, self._sql(publish_sql.OPTIMIZE), settings={**self._heavy(), "optimize_throw_if_noop": 1}
-                )
+                self._statements.execute(work, self._statements.of(publish_sql.OPTIMIZE), settings=settings)
             except ResourceExhausted as error:
                 if code_of(error) != ErrorCode.CANNOT_ASSIGN_OPTIMIZE or attempt == OPTIMIZE_TRIES:
                     raise
                 log.info("optimize_repeated", host=str(work.connection.host), error=str(error))
-            parts, _ = self._parts(work)
+            parts, _ = self._statements.parts(work)
             if parts == 1:
                 return
-            self._require_buffer(work)
+            filling.require_buffer(self._statements, work)
             time.sleep(min(0.1 * 2**attempt, 2.0))
         raise ResourceExhausted(f"OPTIMIZE FINAL left {parts} parts in {self._fence.buffer} on {work.connection.host}")
 
@@ -251,15 +216,15 @@ class PartitionPublish:
         if work.skipped:
             return
         where = f"{self._request.partition} on {work.connection.host}"
-        work.rows_after = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.buffer)
-        repeated = self._count(work, publish_sql.REPEATED_KEYS, table=self._fence.buffer)
+        work.rows_after = self._statements.count(work, publish_sql.COUNT_PARTITION, table=self._fence.buffer)
+        repeated = self._statements.count(work, publish_sql.REPEATED_KEYS, table=self._fence.buffer)
         if repeated:
             raise CountMismatch(
                 f"the buffer of {where} has {repeated} keys in more than one row: CLEAN was left as it was"
             )
         if self._request.rebuild or work.rows_after >= work.rows_before:
             return
-        keys = self._count(work, publish_sql.DISTINCT_KEYS, table=self._fence.clean)
+        keys = self._statements.count(work, publish_sql.DISTINCT_KEYS, table=self._fence.clean)
         if work.rows_after < keys:
             raise CountMismatch(
                 f"CLEAN has {keys} keys of {where} and the buffer only {work.rows_after}: CLEAN was left as it was"
@@ -268,12 +233,14 @@ class PartitionPublish:
 
     def _replace_partition(self, work: ShardWork) -> None:
         try:
-            self._execute(work, self._sql(publish_sql.REPLACE), settings={"alter_sync": 1, **ENOUGH_FOR_ANY_SIZE})
+            self._statements.execute(
+                work, self._statements.of(publish_sql.REPLACE), settings={"alter_sync": 1, **ENOUGH_FOR_ANY_SIZE}
+            )
         except TransientError as error:
             if code_of(error) != ErrorCode.UNFINISHED:
                 raise
             log.warning("replace_applied_on_one_replica", host=str(work.connection.host), error=str(error))
-        rows = self._count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
+        rows = self._statements.count(work, publish_sql.COUNT_PARTITION, table=self._fence.clean)
         if rows != work.rows_after:
             raise TransientError(
                 f"CLEAN has {rows} rows of {self._request.partition} on {work.connection.host} after REPLACE, "
@@ -282,10 +249,12 @@ class PartitionPublish:
 
     def _materialize_ttl(self, work: ShardWork) -> None:
         if work.clean_facts.has_ttl:
-            self._execute(work, self._sql(publish_sql.MATERIALIZE_TTL), settings={"mutations_sync": 0, "alter_sync": 1})
+            self._statements.execute(
+                work, self._statements.of(publish_sql.MATERIALIZE_TTL), settings={"mutations_sync": 0, "alter_sync": 1}
+            )
 
     def _drop_buffer(self, work: ShardWork) -> None:
-        self._execute(
+        self._statements.execute(
             work, publish_sql.DROP_BUFFER_NOW.format(buffer=self._fence.buffer.sql), settings=ENOUGH_FOR_ANY_SIZE
         )
 
@@ -314,78 +283,6 @@ class PartitionPublish:
                 f"{raw.sorting_key}: both must be ordered by the source's primary key"
             )
         return ShardWork(shard, connection, clean, raw)
-
-    def _execute(
-        self,
-        work: ShardWork,
-        sql: str,
-        params: Mapping[str, int | str] | None = None,
-        settings: Mapping[str, Setting] | None = None,
-    ) -> list[Row]:
-        limits: dict[str, Setting] = {
-            "max_execution_time": self._config.publish_statement_timeout_s,
-            **(settings or {}),
-        }
-        return work.connection.execute(sql, params, tag=self._fence.tag, settings=limits)
-
-    def _heavy(self) -> dict[str, Setting]:
-        settings: dict[str, Setting] = {}
-        if self._config.publish_max_threads:
-            settings["max_threads"] = self._config.publish_max_threads
-        if self._config.publish_max_memory_bytes:
-            settings["max_memory_usage"] = self._config.publish_max_memory_bytes
-        return settings
-
-    def _sql(self, statement: str) -> str:
-        return statement.format(
-            buffer=self._fence.buffer.sql, clean=self._fence.clean.sql, partition=f"{self._request.partition:d}"
-        )
-
-    def _count(self, work: ShardWork, statement: str, *, table: TableName) -> int:
-        sql = statement.format(
-            table=table.sql,
-            raw=table.sql,
-            buffer=table.sql,
-            ts=self._ts,
-            key=beside_parameters(work.clean_facts.sorting_key),
-            windows=self._windows_sql,
-        )
-        settings: dict[str, Setting] = {**self._heavy(), "optimize_aggregation_in_order": 1}
-        (count,) = single(self._execute(work, sql, {"partition": self._request.partition}, settings))
-        return int(count)
-
-    def _parts(self, work: ShardWork) -> tuple[int, int]:
-        buffer = self._fence.buffer
-        names: dict[str, int | str] = {
-            "database": buffer.database,
-            "table": buffer.table,
-            "partition": f"{self._request.partition:d}",
-        }
-        parts, rows = single(self._execute(work, publish_sql.PARTS, names))
-        return int(parts), int(rows)
-
-    def _columns(self, work: ShardWork) -> list[str]:
-        """The columns that are copied: all of the buffer's that are stored and not computed. RAW must have them."""
-        there = {column.name for column in table_columns(work.connection, self._raw)}
-        wanted = [column for column in table_columns(work.connection, self._fence.buffer) if insertable(column)]
-        if not wanted:
-            self._require_buffer(work)
-        missing = [column.name for column in wanted if column.name not in there and column.default_kind != "DEFAULT"]
-        if missing:
-            raise SchemaError(
-                f"{self._raw} on {work.connection.host} lacks {', '.join(missing)}, which {self._fence.clean} has"
-            )
-        return [column.name for column in wanted if column.name in there]
-
-    def _window_condition(self) -> str:
-        if self._request.rebuild:
-            return "1"
-        windows = merge(loaded.window for loaded in self._request.windows)
-        each = (
-            publish_sql.WINDOW.format(ts=self._ts, start=f"{window.start_ms:d}", end=f"{window.end_ms:d}")
-            for window in windows
-        )
-        return f"({' OR '.join(each)})" if windows else "0"
 
     def _abandon(self) -> None:
         """End what still runs of this publish and drop its buffers where hosts answer; the next one does the rest."""

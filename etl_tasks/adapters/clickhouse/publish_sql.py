@@ -23,18 +23,43 @@ DROP_BUFFER_NOW = "DROP TABLE IF EXISTS {buffer} SYNC"
 SYNC_REPLICA = "SYSTEM SYNC REPLICA {table}"
 
 # The buffer: columns of the template, keys of CLEAN, no TTL, and its engine spelled out (a copy of a replicated one
-# would copy its Keeper path).
+# would copy its Keeper path). Nothing is merged in it but by OPTIMIZE, which would have to wait for another merge.
 CREATE_BUFFER = """
 CREATE TABLE {buffer} AS {template}
 ENGINE = ReplacingMergeTree({version})
 PARTITION BY {partition_key}
 PRIMARY KEY ({primary_key})
 ORDER BY ({sorting_key})
-SETTINGS storage_policy = {storage_policy}
+SETTINGS storage_policy = {storage_policy}, max_bytes_to_merge_at_max_space_in_pool = 1,
+    max_bytes_to_merge_at_min_space_in_pool = 1
 """
 
 # What CLEAN has of the partition, as hard links.
 ATTACH = "ALTER TABLE {buffer} ATTACH PARTITION {partition} FROM {clean}"
+
+# What RAW has of the partition, as hard links.
+ATTACH_RAW = "ALTER TABLE {buffer} ATTACH PARTITION {partition} FROM {raw}"
+
+# Take back what was attached.
+EMPTY_BUFFER = "ALTER TABLE {buffer} DROP PARTITION {partition}"
+
+# What the parts of a table are made of: the columns that are stored, with what fills those that a part lacks.
+FORM = """
+SELECT groupArray((name, type, default_kind, default_expression))
+FROM (
+    SELECT name, type, default_kind, default_expression
+    FROM system.columns
+    WHERE database = %(database)s AND table = %(table)s AND default_kind NOT IN ('ALIAS', 'EPHEMERAL')
+    ORDER BY name
+)
+"""
+
+# Parts of a partition that carry a time at which their rows expire.
+EXPIRING_PARTS = """
+SELECT countIf(delete_ttl_info_max > toDateTime(0))
+FROM system.parts
+WHERE database = %(database)s AND table = %(table)s AND partition_id = %(partition)s AND active
+"""
 
 # The rows of RAW that were loaded since the last publish, on this shard; repeats go when the buffer is merged.
 INSERT_NEW = """
@@ -46,6 +71,9 @@ WHERE toYYYYMMDD({ts}) = %(partition)s AND {windows}
 
 # Is there anything of it on this shard?
 COUNT_NEW = "SELECT count() FROM {raw} WHERE toYYYYMMDD({ts}) = %(partition)s AND {windows}"
+
+# Rows of other windows than those that are to be published.
+COUNT_OUTSIDE = "SELECT count() FROM {table} WHERE toYYYYMMDD({ts}) = %(partition)s AND NOT {windows}"
 
 # One instant window; edges are whole milliseconds, half-open.
 WINDOW = "({ts} >= fromUnixTimestamp64Milli({start}, 'UTC') AND {ts} < fromUnixTimestamp64Milli({end}, 'UTC'))"

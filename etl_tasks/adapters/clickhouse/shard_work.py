@@ -13,13 +13,15 @@ from etl_tasks.core.publishing import ShardOutcome
 class ShardWork:
     """One shard's part of a publish, and what is known of it so far.
 
-    ``minute_rows``, of a rebuild: the rows of each minute of the day in CLEAN and in what is to replace it.
+    ``new_rows`` are those that RAW has of the windows, repeats and all. ``minute_rows``, of a rebuild: the rows of each
+    minute of the day in CLEAN and in what is to replace it.
     """
 
     shard: Shard
     connection: Connection
     clean_facts: TableFacts
     raw_facts: TableFacts
+    new_rows: int = 0
     rows_before: int = 0
     rows_after: int = 0
     skipped: bool = False

@@ -162,7 +162,7 @@ class ClickHouseTarget:
 
     def _connect(self, host: Host) -> Connection:
         probe(self._config, host)
-        return Connection(self._config, host, read_timeout_s=SIDE_TIMEOUT_S)
+        return Connection(self._config, host, read_timeout_s=SIDE_TIMEOUT_S, local=True)
 
     def _pin_all(self, topology: Topology, stack: ExitStack) -> list[tuple[Shard, Connection]]:
         pins = []

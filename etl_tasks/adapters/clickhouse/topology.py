@@ -252,7 +252,7 @@ def pin(config: ClickHouseConfig, topology: Topology, shard: Shard) -> Connectio
     """
     said: list[str] = []
     for host in shard.replicas:
-        connection = Connection(config, host, read_timeout_s=float(config.publish_statement_timeout_s + 60))
+        connection = Connection(config, host, read_timeout_s=config.publish_statement_timeout_s + 60.0, local=True)
         try:
             probe(config, host)
             _check_tables_here(config, topology, shard, connection)

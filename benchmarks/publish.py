@@ -1,0 +1,137 @@
+"""A publish of a day, 20 % of whose rows were read twice, beside the other ways to get the latest row of each key.
+
+The bound is the issue's: at least twice as fast as ``argMax`` a column. Every form writes a table and replaces the
+partition with it, in one run, the forms taking turns; what each of them left is compared with a hash that is computed
+without any of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from clickhouse_driver.errors import ServerException
+
+from benchmarks.generated import KEY, NARROW, VERSION, Cost, GeneratedDay, window_of
+from benchmarks.report import Measure
+from devstack.stack import Stack
+
+PHOENIX = False
+LEAST_SPEED_UP = 2.0
+ARGMAX = "argMax a column"
+NARROW_FROM_ROWS = 5_000_000
+"""From so many rows on the table has nine columns, so that the day is gigabytes and not tens of them."""
+
+
+def prepare(stack: Stack) -> None:
+    """Nothing is needed beforehand."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The size of the day."""
+    parser.add_argument("--publish-rows", type=int, default=2_000_000, metavar="N", help="publish: keys of the day")
+    parser.add_argument("--publish-rounds", type=int, default=3, metavar="N", help="publish: measurements of each form")
+
+
+def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Sequence[Measure], Sequence[str]]:
+    """Each form ``--publish-rounds`` times. Raises AssertionError when the product's is not exact."""
+    rows: int = options.publish_rows
+    narrow = rows >= NARROW_FROM_ROWS
+    newer = range(rows // 2, rows // 2 + rows // 5)
+    with GeneratedDay(stack, "publish", rows, NARROW if narrow else None) as day:
+        day.fill(0, rows, 1)
+        day.fill(newer.start, len(newer), 2)
+        owed = day.expected(rows, newer)
+        print(f"  RAW has {rows + len(newer):,} rows of {len(day.columns)} columns", flush=True)
+        costs: dict[str, list[Cost]] = {}
+        right: dict[str, bool] = {}
+        ours, more = "the product, a day's first publish", "the product, ten minutes more of that day"
+        windows = {ours: day.day, more: window_of(day, 12 * 60, 10)}
+        for _ in range(options.publish_rounds):
+            day.query(f"TRUNCATE TABLE {day.config.clean_table}", max_table_size_to_drop=0)
+            for name, window in windows.items():
+                costs.setdefault(name, []).append(day.publish(window))
+                assert day.found(day.config.clean_table) == owed, f"{name} did not leave what it must"
+                right[name] = True
+            for name, select in _rivals(day).items():
+                try:
+                    costs.setdefault(name, []).append(_replace_by(day, select))
+                    right[name] = day.found(f"{day.database}.rival_clean") == owed
+                except ServerException as error:
+                    print(f"  {name}: {str(error)[:200]}", flush=True)
+            for name, taken in costs.items():
+                if taken:
+                    print(f"  {name}: {taken[-1].seconds:.1f} s, {taken[-1].peak_mb:.0f} MB", flush=True)
+    return _measures(costs, right, ours, rows), _notes(len(day.columns))
+
+
+def _rivals(day: GeneratedDay) -> dict[str, str]:
+    names, key, raw = ", ".join(day.columns), ", ".join(KEY), day.config.raw_table
+    where = f"WHERE toYYYYMMDD(opd) = {day.partition}"
+    rest = [name for name in day.columns if name not in KEY]
+    each = ", ".join(name if name in KEY else f"argMax(r.{name}, r.{VERSION})" for name in day.columns)
+    picked = ", ".join(name if name in KEY else f"row.{rest.index(name) + 1}" for name in day.columns)
+    both = " UNION ALL ".join(
+        f"SELECT {names}, {VERSION} FROM {table} {where}" for table in (raw, day.config.clean_table)
+    )
+    return {
+        ARGMAX: f"SELECT {each}, max(r.{VERSION}) FROM {raw} AS r {where} GROUP BY {key}",
+        "argMax of the tuple": f"SELECT {picked}, newest FROM (SELECT {key}, "
+        f"argMax(tuple({', '.join(rest)}), {VERSION}) AS row, max({VERSION}) AS newest "
+        f"FROM {raw} {where} GROUP BY {key})",
+        "ORDER BY version DESC LIMIT 1 BY key": f"SELECT {names}, {VERSION} FROM {raw} {where} "
+        f"ORDER BY {VERSION} DESC LIMIT 1 BY {key}",
+        "RAW FINAL": f"SELECT {names}, {VERSION} FROM {raw} FINAL {where}",
+        "RAW and CLEAN, LIMIT 1 BY in key order": f"SELECT {names}, {VERSION} FROM ({both}) "
+        f"ORDER BY {key}, {VERSION} DESC LIMIT 1 BY {key}",
+    }
+
+
+def _replace_by(day: GeneratedDay, select: str) -> Cost:
+    """What it takes to write the rows into a table and to replace the partition by it."""
+    buffer, clean = f"{day.database}.rival", f"{day.database}.rival_clean"
+    for table in (buffer, clean):
+        day.query(f"DROP TABLE IF EXISTS {table} SYNC", max_table_size_to_drop=0)
+        day.query(
+            f"CREATE TABLE {table} AS {day.config.clean_table} ENGINE = MergeTree "
+            f"PARTITION BY toYYYYMMDD(opd) ORDER BY ({', '.join(KEY)})"
+        )
+    return day.timed(
+        [
+            f"INSERT INTO {buffer} ({', '.join((*day.columns, VERSION))}) {select}",
+            f"ALTER TABLE {clean} REPLACE PARTITION {day.partition} FROM {buffer}",
+        ]
+    )
+
+
+def _measures(costs: dict[str, list[Cost]], right: dict[str, bool], ours: str, rows: int) -> list[Measure]:
+    seconds = {name: statistics.median(cost.seconds for cost in taken) for name, taken in costs.items() if taken}
+    peaks = {name: statistics.median(cost.peak_mb for cost in taken) for name, taken in costs.items() if taken}
+    baseline_s, baseline_mb = seconds.get(ARGMAX), peaks.get(ARGMAX)
+    bound = baseline_s / LEAST_SPEED_UP if baseline_s else None
+    measures = []
+    for name, taken in costs.items():
+        if not taken:
+            continue
+        said = "exact" if right.get(name) else "WRONG: it skips NULL"
+        measures.append(
+            Measure(f"{rows:,} keys: {name}", seconds[name], "s", bound if name == ours else None, baseline_s, said)
+        )
+    for name in peaks:
+        measures.append(Measure(f"peak memory: {name}", peaks[name], "MB", None, baseline_mb))
+    for name, taken in costs.items():
+        if taken:
+            cpu_s = statistics.median(cost.cpu_s for cost in taken)
+            measures.append(Measure(f"CPU of the server: {name}", cpu_s, "s"))
+    return measures
+
+
+def _notes(columns: int) -> tuple[str, ...]:
+    return (
+        f"{columns} columns, 20 % of the keys in two versions, one node; RAW merges nothing meanwhile",
+        "the product's times hold its checks and its TTL, the rivals' only INSERT and REPLACE of several parts, which "
+        "a crash can leave half done; ten minutes more cost the rivals what the day costs them",
+        "a statement may hold 3 GB, half of it before it sorts or groups on disk; ratios are to argMax a column",
+    )
