@@ -221,7 +221,7 @@ def test_however_many_race_no_more_read_than_the_limit_and_all_get_their_turn(wo
 
     works = [partial(work, world.another(), ids[index::workers]) for index in range(workers)]
     assert side_by_side(works) == [each] * workers
-    assert most_reading == limit
+    assert 1 <= most_reading <= limit
     assert world.rows("SELECT * FROM public.inc_processing_read_turns") == []
 
 
