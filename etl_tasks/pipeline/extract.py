@@ -6,11 +6,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
 
 from etl_tasks.core.overload import Action, OverloadRules, decide
+from etl_tasks.core.read_limit import ReadEnd
 from etl_tasks.core.records import SliceClaim, SliceResult, Transition
 from etl_tasks.core.windows import halve
 from etl_tasks.errors import (
@@ -156,7 +158,10 @@ class _Attempt:
                     InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader),
                 ):
                     loader = context.open_loader()
-                    result = loader.load(self._claim, self._checkpoint, context.journal)
+                    # The last insert asks nothing of the source: others may read meanwhile.
+                    result = loader.load(
+                        self._claim, self._checkpoint, context.journal, partial(turn.end, ReadEnd.GOOD)
+                    )
             except (LostOwnership, WorkerStopping):
                 raise
             except NoTurn as busy:

@@ -136,8 +136,17 @@ class Loader:
         self._source.discard()
         self._target.close()
 
-    def load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
+    def load(
+        self,
+        claim: SliceClaim,
+        checkpoint: Callable[[], None],
+        journal: Journal,
+        read_ended: Callable[[], None] = lambda: None,
+    ) -> SliceResult:
         """Read the claim's window and insert it under one version; what was moved.
+
+        ``read_ended`` is called in this thread when the source has given all and is asked no more: what is left of the
+        work is ClickHouse's.
 
         Raises ShortRead when fewer rows came than two counts promised, RowRejected when the run may reject no more,
         SchemaError also when a row does not fit columns that were asked for an earlier slice, and what source, target
@@ -145,14 +154,16 @@ class Loader:
         """
         self._target.tag = f"{inserts_tag(claim.run_id)}{claim.slice_id}-{claim.attempt}"
         try:
-            result = self._load(claim, checkpoint, journal)
+            result = self._load(claim, checkpoint, journal, read_ended)
         except BaseException:
             self._source.discard()
             raise
         self._used = True
         return result
 
-    def _load(self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal) -> SliceResult:
+    def _load(
+        self, claim: SliceClaim, checkpoint: Callable[[], None], journal: Journal, read_ended: Callable[[], None]
+    ) -> SliceResult:
         timings = _Timings()
         mark = time.monotonic()
         # Before the query: of two reads of a row the later one must have the higher version, whichever is inserted
@@ -183,6 +194,7 @@ class Loader:
                     beat_at = mark
             mark = timings.add("fetch", mark)
             self._verify_count(claim, counted, rows_read)
+            read_ended()
             checkpoint()
             inserter.finish()
             timings.add("insert_wait", mark)

@@ -34,10 +34,11 @@ WITH recent AS (
 SELECT floor(log(2, rows_read))::integer AS power, count(*) AS windows FROM recent WHERE rows_read > 0 GROUP BY 1 ORDER BY 1;
 
 -- name: sizing_pace
--- Rows and seconds of the last windows loaded at the first try; of few rows the fixed costs are all that is to be seen.
+-- Rows and seconds of the last windows loaded at the first try, less the wait for a turn to read; of few rows the fixed costs
+-- are all that is to be seen.
 WITH recent AS (
-    SELECT rows_read, started_at, finished_at, attempt, overloads FROM public.inc_processing_slices
+    SELECT rows_read, started_at, finished_at, attempt, overloads, coalesce((timings_ms ->> 'turn_wait')::float, 0) / 1000 AS waited_s FROM public.inc_processing_slices
     WHERE clean_table = %(clean_table)s AND state = 'done' AND finished_at > clock_timestamp() - make_interval(days => %(days)s)
     ORDER BY finished_at DESC LIMIT %(most)s)
-SELECT sum(rows_read) AS rows, extract(epoch FROM sum(finished_at - started_at))::float AS seconds FROM recent
+SELECT sum(rows_read) AS rows, (extract(epoch FROM sum(finished_at - started_at)) - sum(waited_s))::float AS seconds FROM recent
 WHERE rows_read >= %(least_rows)s AND attempt = 1 AND overloads = 0;
