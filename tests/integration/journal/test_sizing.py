@@ -86,6 +86,9 @@ def test_the_pace_is_of_windows_with_rows_enough_at_the_first_try(world: World) 
     world.rows("UPDATE public.inc_processing_slices SET finished_at = started_at + interval '10 s'")
     world.rows("UPDATE public.inc_processing_slices SET overloads = 2 WHERE id = %s", ids[3])
     assert world.journal.sizing.experience().rows_a_second == pytest.approx(6_000 / 20)
+    # What a slice waited for its turn to read says nothing of its rows.
+    world.rows("UPDATE public.inc_processing_slices SET timings_ms = '{\"turn_wait\": 4000}' WHERE id = %s", ids[0])
+    assert world.journal.sizing.experience().rows_a_second == pytest.approx(6_000 / 16)
 
 
 def test_other_tables_teach_nothing(world: World) -> None:
