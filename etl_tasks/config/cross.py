@@ -98,6 +98,14 @@ def _slices(settings: Settings) -> Iterable[Fault]:
             ("PHX_SLICE_MAX_MIN", "PHX_INITIAL_SLICE_MIN"),
             "slices put together would not lie on one grid; write a multiple, or 0 for never wider",
         )
+    most = first * 2**settings.phx_overload_max_depth
+    if first and widest > most and settings.phx_slice_sizing == "auto":
+        yield _fault(
+            settings,
+            ("PHX_SLICE_MAX_MIN", "PHX_OVERLOAD_MAX_DEPTH"),
+            f"a slice put together could not be split down to PHX_INITIAL_SLICE_MIN={first} again; "
+            f"write at most {most}, or more depth",
+        )
 
 
 def _publishing(settings: Settings) -> Iterable[Fault]:

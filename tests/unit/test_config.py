@@ -383,6 +383,7 @@ class TestFaults:
             ({"OVERLOAD_BACKOFF_BASE_S": "31"}, ["OVERLOAD_BACKOFF_BASE_S", "OVERLOAD_BACKOFF_CAP_S"]),
             ({"PQS_AUTH": "basic", "PQS_USER": "ann"}, ["PQS_AUTH", "PQS_PASSWORD"]),
             ({"PHX_SLICE_MAX_MIN": "12"}, ["PHX_SLICE_MAX_MIN", "PHX_INITIAL_SLICE_MIN"]),  # of 5
+            ({"PHX_SLICE_MAX_MIN": "60"}, ["PHX_SLICE_MAX_MIN", "PHX_OVERLOAD_MAX_DEPTH"]),  # 3 halvings: 7.5
         ],
     )
     def test_contradictions_are_refused(self, env: dict[str, str], names: list[str]) -> None:

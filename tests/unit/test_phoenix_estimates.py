@@ -27,6 +27,12 @@ def test_without_statistics_there_is_no_estimate() -> None:
     assert read_estimate([]) is None
 
 
+def test_a_time_that_no_calendar_has_is_none() -> None:
+    line = f"CLIENT 132-CHUNK 29905 ROWS 65507897 BYTES {SCAN}"
+    for as_of_ms in (2**63 - 1, 0, -1):
+        assert read_estimate([[line, 65507897, 29905, as_of_ms]]) == Estimate(29905, 65507897, 132, None)
+
+
 def test_an_older_server_says_it_in_the_text_alone() -> None:
     assert read_estimate([[f"CLIENT 24-CHUNK 4904 ROWS 11500914 BYTES {SCAN}"]]) == Estimate(4904, 11500914, 24)
 

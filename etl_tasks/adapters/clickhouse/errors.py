@@ -28,6 +28,7 @@ class ErrorCode(IntEnum):
     ATTEMPT_TO_READ_AFTER_EOF = 32
     BAD_ARGUMENTS = 36
     UNKNOWN_IDENTIFIER = 47
+    NOT_IMPLEMENTED = 48
     TYPE_MISMATCH = 53
     UNKNOWN_TABLE = 60
     SYNTAX_ERROR = 62
@@ -66,6 +67,7 @@ class ErrorCode(IntEnum):
     UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE = 286
     UNKNOWN_STATUS_OF_INSERT = 319
     UNFINISHED = 341
+    SUPPORT_IS_DISABLED = 344
     ALL_REPLICAS_ARE_STALE = 369
     CANNOT_ASSIGN_OPTIMIZE = 388
     QUERY_WAS_CANCELLED = 394
@@ -142,6 +144,8 @@ def _table() -> Mapping[ErrorCode, type[errors.EtlError]]:
             code.UNKNOWN_SETTING,
             code.READONLY,
             code.ACCESS_DENIED,
+            code.NOT_IMPLEMENTED,
+            code.SUPPORT_IS_DISABLED,
         ),
         errors.TransientError: (
             code.UNKNOWN_STATUS_OF_INSERT,

@@ -38,6 +38,11 @@ log = structlog.get_logger(__name__)
 
 SIGNS_OF_A_NEWER_PUBLISH = (ErrorCode.UNKNOWN_TABLE, ErrorCode.TABLE_IS_DROPPED, ErrorCode.QUERY_WAS_CANCELLED)
 
+SYNC_REPLICA_S = 300
+"""How long a replica may take to come up to the others before it is synced again by the next attempt: ClickHouse's
+receive_timeout bounds SYNC REPLICA as well, and this is its default.
+"""
+
 OPTIMIZE_TRIES = 5
 """A background merge may be in OPTIMIZE's way; it ends."""
 
@@ -162,7 +167,8 @@ class PartitionPublish:
                     other.close()
         for table, facts in ((self._raw, work.raw_facts), (self._fence.clean, work.clean_facts)):
             if facts.replicated:
-                self._statements.execute(work, publish_sql.SYNC_REPLICA.format(table=table.sql))
+                sync = publish_sql.SYNC_REPLICA.format(table=table.sql)
+                self._statements.execute(work, sync, settings={"receive_timeout": SYNC_REPLICA_S})
 
     def _attach_clean(self, work: ShardWork) -> None:
         work.new_rows = self._statements.count(work, publish_sql.COUNT_NEW, table=self._raw)
@@ -177,9 +183,8 @@ class PartitionPublish:
         filling.attach_clean(self._statements, work)
 
     def _insert_new(self, work: ShardWork) -> None:
-        if filling.attach_raw(self._statements, work):
-            return
-        filling.insert_new(self._statements, work)
+        if not filling.attach_raw(self._statements, work):
+            filling.insert_new(self._statements, work)
         if self._statements.parts(work) == (0, 0):
             filling.require_buffer(self._statements, work)
             # RAW's rows expired between the count and the read, and CLEAN has none.

@@ -34,6 +34,8 @@ class ReadTurns:
                 # goes on with what it had seen before.
                 transaction.one("lock_read_limit", source=self._source)
                 facts = self._facts(transaction, claim)
+                if facts is None:
+                    return False  # somebody deleted the limit, to begin anew
                 self._assert_ours(facts, claim)
                 if may_read(_limit_of(facts), self._most, facts.in_use, facts.ahead):
                     transaction.run("drop_dead_read_turns", source=self._source)
@@ -47,7 +49,7 @@ class ReadTurns:
             transaction.one("lock_read_limit", source=self._source)
             facts = self._facts(transaction, claim)
             turn = transaction.one("end_read_turn", slice_id=claim.slice_id, attempt=claim.attempt)
-            if turn is None or not turn.taken:
+            if facts is None or turn is None or not turn.taken:
                 return None
             before = _limit_of(facts)
             ended = EndedRead(end, int(turn.round), max(turn.readers, int(facts.in_use) + 1))
@@ -72,6 +74,7 @@ class ReadTurns:
         if may_read(_limit_of(facts), self._most, facts.in_use, facts.ahead):
             return True
         if not facts.waits:
+            # Also when this attempt holds a turn that it could not give back: it would keep others from reading.
             transaction.run("await_read_turn", **self._asker(claim))
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from etl_tasks.adapters.phoenix.connection import FramePace, QueryServerConnection
@@ -30,6 +30,16 @@ def ask(connection: QueryServerConnection, statement: str, context: str) -> Esti
     return read_estimate(lines)
 
 
+def _time(as_of_ms: object) -> datetime | None:
+    """When the statistics were made; None for none, and for what is no time of the calendar (Long.MAX_VALUE)."""
+    if not isinstance(as_of_ms, int) or as_of_ms <= 0:
+        return None
+    try:
+        return EPOCH + timedelta(milliseconds=as_of_ms)
+    except OverflowError:
+        return None
+
+
 def read_estimate(lines: Iterable[Sequence[object]]) -> Estimate | None:
     """The estimate in the lines of a plan: text, and from Phoenix 4.11 on bytes, rows and the statistics' time.
 
@@ -48,6 +58,6 @@ def read_estimate(lines: Iterable[Sequence[object]]) -> Estimate | None:
             rows=rows,
             bytes=size_bytes,
             chunks=int(chunks[1]) if chunks else None,
-            as_of=EPOCH + timedelta(milliseconds=as_of_ms) if isinstance(as_of_ms, int) and as_of_ms > 0 else None,
+            as_of=_time(as_of_ms),
         )
     return None

@@ -62,6 +62,25 @@ def test_a_turn_is_taken_up_to_the_limit_and_the_next_one_waits(world: World) ->
     assert reads_now(world) == SourceReads(SOURCE, limit=4, in_use=4, waiting=1, halvings=0)
 
 
+def test_turns_that_could_not_be_given_back_keep_nobody_waiting(world: World) -> None:
+    """The journal was away when the reads ended, and the limit is lower when the same attempts ask again."""
+    claims, turns = claims_of(world, 3), turns_of(world.journal)
+    assert [turns.take(claim) for claim in claims] == [True, True, True]
+    set_limit(world, 1)
+    assert [turns.take(claim) for claim in claims] == [False, False, True], "each that waits counts as a reader no more"
+    assert turns.give_back(claims[2], ReadEnd.OTHER) is not None
+    assert turns.take(claims[0]) is True
+
+
+def test_a_limit_that_is_deleted_begins_anew(world: World) -> None:
+    claims, turns = claims_of(world, 2), turns_of(world.journal)
+    assert turns.take(claims[0])
+    world.rows("DELETE FROM public.inc_processing_read_limits")
+    assert turns.give_back(claims[0], ReadEnd.GOOD) is None
+    assert turns.take(claims[1]) is True
+    assert reads_now(world).limit == 4
+
+
 def test_waiting_is_no_progress_and_spends_nothing(world: World) -> None:
     claims, turns = claims_of(world, 2), turns_of(world.journal, most=1)
     assert turns.take(claims[0])

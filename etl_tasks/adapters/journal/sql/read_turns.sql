@@ -10,7 +10,7 @@ SELECT source FROM public.inc_processing_read_limits WHERE source = %(source)s F
 -- The limit, whether the asker owns its slice and waits already, how many others read, and how many go before the asker: the schedule, and within a lane whoever waits patiently and for longer.
 SELECT l.reads, l.good, l.round, l.objected_at,
     EXISTS (SELECT 1 FROM public.inc_processing_slices s WHERE s.id = %(slice_id)s AND s.attempt = %(attempt)s AND s.state = 'running') AS ours,
-    coalesce(bool_or(t.slice_id = %(slice_id)s AND t.attempt = %(attempt)s), false) AS waits,
+    coalesce(bool_or(t.slice_id = %(slice_id)s AND t.attempt = %(attempt)s AND t.taken_at IS NULL), false) AS waits,
     count(*) FILTER (WHERE live.id IS NOT NULL AND t.taken_at IS NOT NULL AND t.slice_id <> %(slice_id)s) AS in_use,
     count(*) FILTER (WHERE live.id IS NOT NULL AND t.taken_at IS NULL AND t.slice_id <> %(slice_id)s
         AND (t.manual < %(manual)s OR (t.manual = %(manual)s
