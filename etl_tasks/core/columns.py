@@ -27,8 +27,7 @@ _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _FOLD: Final = np.uint64(32)
 _WORD_BYTES: Final = 8
 _LONGEST_HASHED_BYTES: Final = 256
-"""Texts are hashed by their first bytes and their length: a longer one costs no more, and the hash stays a lower bound.
-"""
+"""Texts are hashed a word at a time for all rows at once up to here; the rest of a longer one by Python."""
 _LENGTH_MASKS: Final = np.array([(1 << 8 * size) - 1 for size in range(_WORD_BYTES + 1)], dtype=np.uint64)
 
 
@@ -115,6 +114,11 @@ class TextColumn:
             left = np.minimum(sizes[rows] - position, _WORD_BYTES)
             word = words[starts[rows] - first + position] & _LENGTH_MASKS[left]
             hashes[rows] = _mixed(hashes[rows], word)
+        long = np.flatnonzero(sizes > _LONGEST_HASHED_BYTES)
+        for row in long.tolist():
+            start = int(starts[row]) - first
+            rest = hash(data[start + _LONGEST_HASHED_BYTES : start + int(sizes[row])].tobytes())
+            hashes[row : row + 1] = _mixed(hashes[row : row + 1], np.array([rest], dtype=np.int64))
         return hashes
 
 

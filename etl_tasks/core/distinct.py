@@ -29,10 +29,12 @@ def _hashable(column: Column) -> IntegerColumn | TextColumn:
     if isinstance(column, IntegerColumn | TextColumn):
         return column
     values: list[Any] = column if isinstance(column, list) else column.to_list()
-    if all(isinstance(value, str) for value in values):
-        return text_column(values)
-    if all(type(value) is int and -(2**63) <= value < 2**63 for value in values):
-        return IntegerColumn(np.array(values, dtype=np.int64))
+    # At a NULL stands what stands there in a column of bytes.
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, str) for value in present):
+        return text_column([value or "" for value in values])
+    if all(type(value) is int and -(2**63) <= value < 2**63 for value in present):
+        return IntegerColumn(np.array([value or 0 for value in values], dtype=np.int64))
     return IntegerColumn(np.array([hash(value) for value in values], dtype=np.int64))
 
 

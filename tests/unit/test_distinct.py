@@ -43,8 +43,29 @@ def test_a_key_has_one_hash_in_whatever_form_it_comes(batch: list[tuple[Any, ...
     assert hashes(batch).tolist() == hashes(batch, in_bytes=False).tolist()
 
 
+def test_a_null_in_a_key_has_the_hash_it_has_in_bytes() -> None:
+    for column in (["a", None, "b"], [7, None, -1]):
+        batch: list[tuple[Any, ...]] = [(value, 5) for value in column]
+        assert hashes(batch).tolist() == hashes(batch, in_bytes=False).tolist()
+
+
 def test_parts_of_a_key_are_told_apart() -> None:
-    texts = ["", "a", "ab", "b", "ab\0", "\0ab", "a" * 8, "a" * 9, "a" * 16, "a" * 17, "a" * 257, "a" * 258]
+    texts = [
+        "",
+        "a",
+        "ab",
+        "b",
+        "ab\0",
+        "\0ab",
+        "a" * 8,
+        "a" * 9,
+        "a" * 16,
+        "a" * 17,
+        "a" * 257,
+        "a" * 258,
+        "u" * 300 + "1",
+        "u" * 300 + "2",
+    ]
     batch: list[tuple[Any, ...]] = [(left, right) for left in texts for right in texts]
     assert len(set(hashes(batch).tolist())) == len(batch)
     numbers: list[tuple[Any, ...]] = [(n, m) for n in range(-40, 40) for m in range(-40, 40)]

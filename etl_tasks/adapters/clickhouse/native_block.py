@@ -51,9 +51,12 @@ class BlockClient(Client):  # type: ignore[misc]
         self, sample_block: Any, data: Sequence[Column], types_check: bool = False, columnar: bool = False
     ) -> int:
         """Called by the driver's ``execute`` when the server has said which columns it expects; the rows sent."""
+        expected = sample_block.columns_with_types
+        if len(data) != len(expected):
+            raise ValueError(f"{len(data)} columns were given, the server expects {len(expected)}")
         rows = len(data[0])
         connection = self.connection
-        _send_block(connection, _pieces(connection.context, sample_block.columns_with_types, data, rows))
+        _send_block(connection, _pieces(connection.context, expected, data, rows))
         self.receive_profile_events()
         connection.send_data(ColumnOrientedBlock())  # the end of the data
         self.receive_profile_events()
@@ -63,7 +66,7 @@ class BlockClient(Client):  # type: ignore[misc]
 def _pieces(
     context: Any, columns_with_types: Sequence[tuple[str, str]], columns: Sequence[Column], rows: int
 ) -> Iterator[Piece]:
-    """The block's bytes; raises ValueError for another number of columns than the server expects."""
+    """The block's bytes."""
     revision = context.server_info.used_revision
     head = _Sink()
     if revision >= defines.DBMS_MIN_REVISION_WITH_BLOCK_INFO:
@@ -149,8 +152,9 @@ def _send_block(connection: Any, pieces: Iterator[Piece]) -> None:
     connection.fout.flush()
     stream = connection.block_out
     pack = _packer(stream) if isinstance(stream, CompressedBlockOutputStream) else None
+    socket = connection.socket
     for chunk in _cut(pieces):
-        connection.socket.sendall(pack(chunk) if pack else chunk)
+        socket.sendall(pack(chunk) if pack else chunk)
 
 
 def _packer(stream: Any) -> Callable[[bytearray], bytes]:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
 from etl_tasks.adapters.phoenix.decode import EXPECTED, NUMBERS, TEXTS, CellDecoder
 from etl_tasks.adapters.phoenix.frame_bytes import Answer, FoundFrame, NotUnderstood, find_frame
 from etl_tasks.adapters.phoenix.vectors import FrameCells, members
 from etl_tasks.adapters.phoenix.wire import ExecuteResponse, FetchResponse
 from etl_tasks.core.batch import SourceColumn
 from etl_tasks.core.columns import Column
-from etl_tasks.errors import StatementLost
+from etl_tasks.errors import ShortRead, StatementLost
 
 _NUMBERS: Final = members(NUMBERS)
 _FAST: Final[dict[tuple[frozenset[int], bool], Callable[[FrameCells], Column]]] = {
@@ -39,6 +41,7 @@ class RawFrame:
     first: bool = False
     found: FoundFrame | None = None
     not_found: str = ""
+    context: str = ""
 
     def drop_bytes(self) -> None:
         """Forget the bytes, as soon as the rows are decoded: whoever walks over the frames still holds this object."""
@@ -46,9 +49,12 @@ class RawFrame:
 
     @property
     def rows(self) -> Sequence[Any]:
-        """The rows as ``wire`` leaves them."""
+        """The rows as ``wire`` leaves them; raises ShortRead for bytes that are no rows."""
         assert self.answer is not None, "the bytes were dropped"
-        rows: Sequence[Any] = _parsed(self.answer, first=self.first, context="").rows
+        try:
+            rows: Sequence[Any] = _parsed(self.answer, first=self.first, context=self.context).rows
+        except DecodeError as error:
+            raise ShortRead(f"{self.context}: the rows from {self.offset} on cannot be read ({error})") from error
         return rows
 
 
@@ -59,8 +65,8 @@ def frame_of(answer: Answer, *, first: bool, context: str) -> RawFrame:
         found = find_frame(answer, first=first)
     except NotUnderstood as error:
         frame = _parsed(answer, first=first, context=context)
-        return RawFrame(frame.offset, len(frame.rows), frame.done, size, answer, first, not_found=str(error))
-    return RawFrame(found.offset, len(found.starts), found.done, size, answer, first, found)
+        return RawFrame(frame.offset, len(frame.rows), frame.done, size, answer, first, None, str(error), context)
+    return RawFrame(found.offset, len(found.starts), found.done, size, answer, first, found, "", context)
 
 
 def _parsed(answer: Answer, *, first: bool, context: str) -> Any:

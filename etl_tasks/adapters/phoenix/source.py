@@ -122,11 +122,13 @@ class PhoenixSource:
         context = f"reading {window} of {self._config.place}"
         statement = self._read_statement(window)
         decoder = FrameDecoder(self._known().read_as)
+        slow = False
         with self._own_connection() as connection:
             try:
                 for frame in connection.frames(statement, self._pace, context):
                     columns, why = decoder.decode(frame, context)
-                    if why:
+                    if why and not slow:
+                        slow = True  # said once a read; how many rows it were is in the journal
                         log.warning("frame_decoded_slowly", offset=frame.offset, rows=frame.count, reason=why)
                     frame.drop_bytes()
                     count, offset, size = frame.count, frame.offset, frame.size

@@ -43,6 +43,10 @@ _ELEMENT_MASK: Final = _word(b"\xff\x80\xff\xff\xff\x80")
 _NULL_ELEMENT: Final = _word(b"\x0a\x04\x08\x18\x38\x01")
 _NULL_ELEMENT_MASK: Final = _word(b"\xff" * 6)
 _FIRST_FIELD: Final = 0x0A
+_SCALAR_AGAIN: Final = 0x22
+_SCALAR: Final = np.uint64(_FIRST_FIELD ^ _SCALAR_AGAIN)
+_HEAD: Final = np.uint64(0xFFFFFFFF)
+_SECOND: Final = np.uint64(16)
 _ELEMENT_AGAIN: Final = 0x12
 _ARRAY_MARK: Final = (0x18, 0x01)
 
@@ -80,8 +84,8 @@ def members(wire_types: frozenset[int]) -> Booleans:
 class FrameCells:
     """Walks over a frame's columns in their order; each step reads one cell of every row.
 
-    Each raises NotUnderstood for what is laid out otherwise, as the Query Server lays out no empty array, for one. No
-    position is read that was not seen to lie within its row.
+    Each raises NotUnderstood for what is laid out otherwise, as the Query Server lays out no empty array, for one. What
+    was read past the end of a row, up to a word, is refused before it is used; the body has room behind it.
     """
 
     def __init__(self, body: bytearray, rows: FoundFrame) -> None:
@@ -113,7 +117,7 @@ class FrameCells:
         nulls = words == _NULL
         absent = nulls | ((words & _ZERO_MASK) == _ZERO)
         # A value stands in its cell twice, so the cell is two times as long as the first of them with its head.
-        if not ((number | absent) & (sizes == 2 * inner + 4)).all():
+        if not ((number | absent) & (sizes == 2 * inner + 4) & self._twice(positions, words, inner)).all():
             raise NotUnderstood("a number is laid out in another way")
         kinds = octets[:, 5]
         if not (wire_types[kinds] | nulls).all():
@@ -134,12 +138,15 @@ class FrameCells:
         starts, ends = positions + 7, positions + 4 + inner
         following = positions + 2 + sizes
         plain = (words & _SHORT_TEXT_MASK) == _SHORT_TEXT
-        plain &= (sizes == 2 * inner + 4) & (octets[:, 7] == inner - 4)
+        plain &= octets[:, 7] == inner - 4
+        if not (self._twice(positions, words, inner) & (sizes == 2 * inner + 4) | ~(plain | nulls)).all():
+            raise NotUnderstood("a value does not stand there twice")
         other = np.flatnonzero(~(plain | nulls))
         if len(other):
             cells, following[other] = self._spans(positions[other], self._ends[other])
             starts[other], ends[other] = self._long_texts(cells, following[other])
-            if not (2 * (ends[other] - cells) == following[other] - cells).all():
+            again = (2 * (ends[other] - cells) == following[other] - cells) & (self._data[ends[other]] == _SCALAR_AGAIN)
+            if not again.all():
                 raise NotUnderstood("a value does not stand there twice")
         null_positions = positions[nulls]
         starts[nulls], ends[nulls] = null_positions, null_positions + 1
@@ -207,6 +214,13 @@ class FrameCells:
         self._advance(ends)
         data = self._data
         return [data[start:end].tobytes() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    def _twice(self, positions: Integers, words: Words, inner: Integers) -> Booleans:
+        """Where a second value follows the first, as ``scalar_value``, and begins as that does: another statement's
+        arrays are not taken for scalars.
+        """
+        second = self._words[np.minimum(positions + 4 + inner, len(self._words) - 1)]
+        return ((second ^ _SCALAR) & _HEAD) == ((words >> _SECOND) & _HEAD)
 
     def _empty(self, positions: Integers) -> None:
         """A NULL is written as an empty text, whose length is put where the NULL begins."""

@@ -56,7 +56,6 @@ def _build() -> dict[str, Any]:
 
 
 _CLASSES: Final = _build()
-Frame: Final[Any] = _CLASSES["Frame"]
 FetchResponse: Final[Any] = _CLASSES["FetchResponse"]
 ResultSetResponse: Final[Any] = _CLASSES["ResultSetResponse"]
 ExecuteResponse: Final[Any] = _CLASSES["ExecuteResponse"]
