@@ -220,7 +220,8 @@ class FrameCells:
         arrays are not taken for scalars.
         """
         second = self._words[np.minimum(positions + 4 + inner, len(self._words) - 1)]
-        return ((second ^ _SCALAR) & _HEAD) == ((words >> _SECOND) & _HEAD)
+        twice: Booleans = ((second ^ _SCALAR) & _HEAD) == ((words >> _SECOND) & _HEAD)
+        return twice
 
     def _empty(self, positions: Integers) -> None:
         """A NULL is written as an empty text, whose length is put where the NULL begins."""
