@@ -17,6 +17,7 @@ from devstack.relay import Relay
 from etl_tasks.adapters.journal import database
 from etl_tasks.adapters.journal.database import Database, JournalConfig
 from etl_tasks.errors import Unreachable
+from tests.faults.shards import NOON, raw
 from tests.faults.test_killed import no_buffers
 from tests.faults.world import LEASE_S, SINCE, SLICES, UNTIL, World
 
@@ -283,8 +284,11 @@ def publish_status(world: World, token: object) -> str:
 
 @contextmanager
 def slow_buffers(world: World) -> Iterator[None]:
-    """A buffer that is made while the block runs takes a minute to be filled."""
+    """A buffer that is made while the block runs takes a minute to be filled, row by row."""
     template = world.deployment.settings["CH_DEDUP_BUF_TABLE"]
+    # A row of a window that no test loads: while RAW has such, a publish reads the rows and does not take whole parts.
+    beside = f"SELECT 'beside', 1, toDateTime64('{NOON:%Y-%m-%d %H:%M:%S}', 3, 'UTC'), now64(3) - toIntervalHour(1)"
+    world.deployment.each_shard(f"INSERT INTO {raw(world)} (c, t, opd, ingested_at) {beside}")
     names = [f"slow_{n}" for n in range(20)]
     slow = ", ".join(f"ADD CONSTRAINT {name} CHECK sleep(2.9) = 0" for name in names)
     world.deployment.each_shard(f"ALTER TABLE {template} {slow}")
@@ -293,6 +297,7 @@ def slow_buffers(world: World) -> Iterator[None]:
     finally:
         quick = ", ".join(f"DROP CONSTRAINT {name}" for name in names)
         world.deployment.each_shard(f"ALTER TABLE {template} {quick}")
+        world.deployment.each_shard(f"ALTER TABLE {raw(world)} DELETE WHERE c = 'beside' SETTINGS mutations_sync = 1")
 
 
 def inserts(world: World) -> list[str]:

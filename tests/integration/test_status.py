@@ -547,7 +547,18 @@ def test_the_columns_of_the_journal(world: World) -> None:
     columns = world.status.columns()
     assert set(columns) == {
         world.table + suffix
-        for suffix in ("", "_slices", "_run_partitions", "_partitions", "_rejects", "_fences", "_reconciles", "_totals")
+        for suffix in (
+            "",
+            "_slices",
+            "_run_partitions",
+            "_partitions",
+            "_rejects",
+            "_fences",
+            "_reconciles",
+            "_totals",
+            "_read_limits",
+            "_read_turns",
+        )
     }
     assert columns[world.table + "_fences"] == 3
     nowhere = Journal(JournalConfig(dsn=world.dsn, table="nowhere.inc_processing"), CLEAN, CADENCE)
