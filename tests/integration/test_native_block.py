@@ -121,11 +121,11 @@ def test_a_column_whose_type_changed_after_the_batch_was_coerced_is_written_by_i
         sent = coerced(target, config, batch(3, st=[1, None, 255], pg=[7, 8, None]))
         for host in config.hosts:
             client = Client(host.name, port=host.port, user=config.user, password=config.password)
-            for table in ("codes_raw_local", "codes_raw"):
-                exists = client.execute(f"EXISTS TABLE {config.database}.{table}")[0][0]
-                if exists:
-                    client.execute(f"ALTER TABLE {config.database}.{table} MODIFY COLUMN st Nullable(UInt32)")
+            for table in (config.raw_table, config.raw_table.removesuffix("_all")):
+                client.execute(f"ALTER TABLE {table} MODIFY COLUMN st Nullable(UInt32)")
             client.disconnect()
+        (changed,) = (column.type for column in target.columns(config.raw_table) if column.name == "st")
+        assert changed == "Nullable(UInt32)"
         target.insert(sent, VERSION)
         found = sorted(target.rows(config.raw_table, DAY, ["c", "st", "pg"]))
     assert found == [("010460'%0", 1, 7), ("010460'%1", None, 8), ("010460'%2", 255, None)]

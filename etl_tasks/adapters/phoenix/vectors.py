@@ -95,9 +95,6 @@ class FrameCells:
         self._positions = np.array(rows.starts, dtype=np.int64)
         self._emptied: list[Integers] = []
 
-    def __len__(self) -> int:
-        return len(self._positions)
-
     def restore(self) -> None:
         """Put the body back as it was: where a NULL was read, its first byte became the length of an empty text."""
         for positions in self._emptied:
