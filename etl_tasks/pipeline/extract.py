@@ -47,7 +47,7 @@ class ExtractContext:
     """What the work on slices needs in one worker child.
 
     ``open_loader`` makes the source, target and coercion of this child, or hands out the ones it has; ``drop_loader``
-    closes them, and ``abandon_loader`` breaks their connections under the hands of a thread that waits for them.
+    closes them, and ``abandon_loader`` ends what another thread of it waits for.
     ``open_journal`` makes a journal for another thread. ``soft_limit`` is what the worker raises when the
     task's soft time limit has passed, and ``interrupt`` raises it now; ``check_stop`` raises WorkerStopping when the
     worker was asked to stop. ``turns`` are the turns to read the source (None: no limit), waited for at most
@@ -163,6 +163,8 @@ class _Attempt:
                         self._claim, self._checkpoint, context.journal, partial(turn.end, ReadEnd.GOOD)
                     )
             except (LostOwnership, WorkerStopping):
+                # Its target may have been interrupted on the way here.
+                context.drop_loader()
                 raise
             except NoTurn as busy:
                 return self._give_back(busy, str(busy), delay_s=0.0, refund=True)
@@ -256,7 +258,6 @@ class _Attempt:
     def _give_back_to_others(self, error: WorkerStopping) -> str:
         claim = self._claim
         log.info("slice_given_back", reason=str(error))
-        self._context.drop_loader()
         self._give_back(error, str(error), delay_s=0.0, refund=True)
         # The other workers need not wait for a sweep.
         self._tell(

@@ -136,6 +136,10 @@ class Loader:
         self._source.discard()
         self._target.close()
 
+    def interrupt(self) -> None:
+        """From another thread: whoever waits for the target gets Unreachable. It is of no use after that."""
+        self._target.interrupt()
+
     def load(
         self,
         claim: SliceClaim,

@@ -114,6 +114,9 @@ class Target(Protocol):
     def kill_queries(self, tag: str) -> None:
         """End this system's queries whose query id begins with ``tag`` on every host."""
 
+    def interrupt(self) -> None:
+        """From another thread: what waits for an answer ends with Unreachable, and so does whatever comes after."""
+
     def close(self) -> None:
         """Drop the connections; never raises."""
 

@@ -233,7 +233,6 @@ def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context:
     publishes = context.journal.publishes
     # What a publish met after it was overtaken (its buffer gone, other rows than it had put there) is no failure of it.
     lease.checkpoint()
-    error = _stop_behind(error, context)
     if isinstance(error, WorkerStopping):
         log.info("publish_given_back", reason=str(error))
     else:
@@ -258,17 +257,6 @@ def _after_failure(claim: PublishClaim, error: Exception, lease: Lease, context:
         return "error"
     settle(lambda: publishes.give_back(claim, error, delay_s=delay_s, refund=refund), lease, context.soft_limit)
     return "due"
-
-
-def _stop_behind(error: Exception, context: PublishContext) -> Exception:
-    """The stop of the worker, where ``error`` is only what its closing of connections did to a driver at work."""
-    if isinstance(error, EtlError):
-        return error
-    try:
-        context.check_stop()
-    except WorkerStopping as stopping:
-        return stopping
-    return error
 
 
 def _is_final(error: Exception, spent: int, max_attempts: int) -> bool:

@@ -61,7 +61,7 @@ class InterruptedByStop:
 
     ``check`` is asked by a thread; once it raises WorkerStopping or LostOwnership, ``interrupt`` is called, which is to
     raise an exception in the main thread: inside the block, or at its end. If the block does not end by that, since
-    another thread of it hangs, ``abandon`` is to close what that one waits for.
+    another thread of it hangs, ``abandon`` is to end what that one waits for.
     """
 
     def __init__(self, check: Callable[[], None], interrupt: Callable[[], None], abandon: Callable[[], None]) -> None:
@@ -83,7 +83,7 @@ class InterruptedByStop:
     ) -> None:
         self._ended.set()
         with self._one_at_a_time:
-            # After this nobody is interrupted any more.
+            # After this nothing is interrupted or abandoned any more.
             pass
 
     def _look_until_ended(self) -> None:
@@ -95,6 +95,8 @@ class InterruptedByStop:
                     if not self._ended.is_set():
                         self._interrupt()
                 while not self._ended.wait(_ABANDON_EVERY_S):
-                    # Again and again: what was broken off is tried once more, on a connection of its own.
-                    self._abandon()
+                    with self._one_at_a_time:
+                        if not self._ended.is_set():
+                            # Again and again: the other thread may have been about to connect.
+                            self._abandon()
                 return

@@ -86,9 +86,10 @@ class Wiring(Services):
             loader.close()
 
     def abandon_loader(self) -> None:
-        """Break the loader's connections, from whatever thread: who waits for an answer gets an error instead."""
-        if self._loader is not None:
-            self._loader.close()
+        """From whatever thread: a thread of the loader that waits for ClickHouse gets an error instead."""
+        loader = self._loader
+        if loader is not None:
+            loader.interrupt()
 
     @cached_property
     def load_rules(self) -> LoadRules:

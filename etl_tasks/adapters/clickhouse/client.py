@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -103,6 +105,7 @@ class Connection:
         if local:
             self._own_limits["receive_timeout"] = ARRIVAL_S
         self._setting_names: dict[str, str] | None = None
+        self._interrupted = False
 
     def execute(
         self,
@@ -118,6 +121,7 @@ class Connection:
     def insert(self, sql: str, columns: list[Column], *, tag: str, settings: Mapping[str, Setting]) -> None:
         """Send ``columns`` as one block; they stay as they are, so the same ones may be sent again."""
         known = self._known(self._limits(settings))
+        self._refuse_when_interrupted()
         with clickhouse_errors(str(self.host), self._secrets):
             self._client.execute(sql, columns, columnar=True, settings=known, query_id=query_id(tag))
 
@@ -126,6 +130,7 @@ class Connection:
     ) -> Iterator[Row]:
         """The rows of one statement, a block at a time in memory. The connection is dropped unless all were taken."""
         known = self._known(self._limits(settings))
+        self._refuse_when_interrupted()
         finished = False
         try:
             with clickhouse_errors(str(self.host), self._secrets):
@@ -136,8 +141,25 @@ class Connection:
                 self.close()
 
     def close(self) -> None:
-        """Drop the connection; the next statement makes a new one. Never raises."""
+        """Drop the connection; the next statement makes a new one. Never raises. For the thread that uses it only."""
         self._client.disconnect()
+
+    def interrupt(self) -> None:
+        """End what another thread waits for here; it gets Unreachable, now and for every later statement.
+
+        To be called again until that thread has ended: it may be about to connect. The socket is shut down and not
+        closed, which is left to its thread: the number of a closed one is at once another's, and whoever still waits
+        under that number waits for an answer that never comes.
+        """
+        self._interrupted = True
+        waited_for = self._client.connection.socket
+        if waited_for is not None:
+            with contextlib.suppress(OSError):  # its other end, or its own thread, was quicker
+                waited_for.shutdown(socket.SHUT_RDWR)
+
+    def _refuse_when_interrupted(self) -> None:
+        if self._interrupted:
+            raise Unreachable(f"ClickHouse {self.host} is asked nothing more: the work was given up")
 
     def _limits(self, settings: Mapping[str, Setting] | None) -> dict[str, Setting]:
         return {**self._own_limits, **(settings or {})}
@@ -164,6 +186,7 @@ class Connection:
         return known
 
     def _run(self, sql: str, params: Mapping[str, Any] | None, settings: Mapping[str, Setting], tag: str) -> list[Row]:
+        self._refuse_when_interrupted()
         with clickhouse_errors(str(self.host), self._secrets):
             rows = self._client.execute(sql, params, settings=settings, query_id=query_id(tag))
         return rows if isinstance(rows, list) else []
@@ -196,10 +219,13 @@ class Failover:
         self._config = config
         self._connections: dict[Host, Connection] = {}
         self._current = config.hosts[0]
+        self._interrupted = False
 
     def reach(self, host: Host) -> Connection:
         """The connection to ``host``; a new one only after a ``SELECT 1``. Raises Unreachable."""
         if host not in self._connections:
+            if self._interrupted:
+                raise Unreachable(f"ClickHouse {host} is asked nothing more: the work was given up")
             probe(self._config, host)
             self._connections[host] = Connection(self._config, host)
         return self._connections[host]
@@ -258,6 +284,12 @@ class Failover:
                 yield host, self.reach(host)
             except Unreachable as error:
                 yield host, error
+
+    def interrupt(self) -> None:
+        """End what another thread waits for, as ``Connection.interrupt`` does; no host is reached any more."""
+        self._interrupted = True
+        for connection in tuple(self._connections.values()):
+            connection.interrupt()
 
     def close(self) -> None:
         """Drop all connections; never raises."""

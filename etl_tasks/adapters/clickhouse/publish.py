@@ -6,7 +6,6 @@ thread only. Nothing touches CLEAN before every shard's buffer has been checked 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +67,6 @@ class PartitionPublish:
         self._statements = Statements(config, self._raw, self._fence, request)
         self._work = [self._start(shard, connection) for shard, connection in pins]
         self._stages: list[StageMetric] = []
-        self._abandoned = threading.Event()
 
     def run(
         self,
@@ -86,7 +84,7 @@ class PartitionPublish:
                     before_replace()
                     self._replace(stages)
             except BaseException:
-                self._abandon()
+                self._abandon(stages)
                 raise
             if short:
                 stages.run("drop_buf_cleanup", self._owned("drop_buf_cleanup", self._drop_buffer), self._active())
@@ -152,10 +150,9 @@ class PartitionPublish:
             if host == work.connection.host:
                 drop_older(work.connection, self._fence, self._config.publish_drain_timeout_s)
                 continue
-            other: Connection | None = None
             try:
-                other = self._connect(host)
-                drop_older(other, self._fence, self._config.publish_drain_timeout_s)
+                work.side = self._connect(host)
+                drop_older(work.side, self._fence, self._config.publish_drain_timeout_s)
             except Unreachable as error:
                 if str(host) in self._predecessor_replicas:
                     raise Unreachable(
@@ -163,8 +160,9 @@ class PartitionPublish:
                     ) from error
                 log.warning("replica_not_asked", host=str(host), error=str(error))
             finally:
-                if other is not None:
-                    other.close()
+                side, work.side = work.side, None
+                if side is not None:
+                    side.close()
         for table, facts in ((self._raw, work.raw_facts), (self._fence.clean, work.clean_facts)):
             if facts.replicated:
                 sync = publish_sql.SYNC_REPLICA.format(table=table.sql)
@@ -289,9 +287,9 @@ class PartitionPublish:
             )
         return ShardWork(shard, connection, clean, raw)
 
-    def _abandon(self) -> None:
+    def _abandon(self, stages: Stages[ShardWork]) -> None:
         """End what still runs of this publish and drop its buffers where hosts answer; the next one does the rest."""
-        self._abandoned.set()
+        stages.end(ShardWork.interrupt)
         for work in self._work:
             other: Connection | None = None
             try:
@@ -304,5 +302,3 @@ class PartitionPublish:
             finally:
                 if other is not None:
                     other.close()
-                # Wakes the shard's thread if it still waits for an answer.
-                work.connection.close()

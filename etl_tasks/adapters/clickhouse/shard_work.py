@@ -14,7 +14,7 @@ class ShardWork:
     """One shard's part of a publish, and what is known of it so far.
 
     ``new_rows`` are those that RAW has of the windows, repeats and all. ``minute_rows``, of a rebuild: the rows of each
-    minute of the day in CLEAN and in what is to replace it.
+    minute of the day in CLEAN and in what is to replace it. ``side`` is a connection to another replica of the shard.
     """
 
     shard: Shard
@@ -28,6 +28,13 @@ class ShardWork:
     has_buffer: bool = False
     window_rows: list[int] = field(default_factory=list)
     minute_rows: tuple[list[int], list[int]] = ([], [])
+    side: Connection | None = None
+
+    def interrupt(self) -> None:
+        """From another thread: what the shard's thread waits for ends, and it begins nothing more."""
+        for connection in (self.connection, self.side):
+            if connection is not None:
+                connection.interrupt()
 
     def outcome(self) -> ShardOutcome:
         """The values of the report."""

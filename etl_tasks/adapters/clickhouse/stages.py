@@ -21,6 +21,10 @@ PROBES_BEFORE_GIVING_UP = 3
 """A hung server keeps its connections: while a stage takes long, its hosts are asked whether they still answer."""
 
 
+INTERRUPT_EVERY_S = 1.0
+"""A thread may have been between two statements, or about to connect, when it was interrupted."""
+
+
 class Stages(Generic[Work]):
     """Runs the stages of one publish and tells their times. ``answers`` asks whether a work's host still answers."""
 
@@ -37,6 +41,7 @@ class Stages(Generic[Work]):
         self._on_stage = on_stage
         self._metrics = metrics
         self._answers = answers
+        self._running: dict[Future[int], Work] = {}
 
     def run(
         self,
@@ -47,9 +52,9 @@ class Stages(Generic[Work]):
     ) -> None:
         """``step`` on each of ``works``; ``checkpoint`` is called meanwhile and after. Raises the weightiest error."""
         # With our log context, which a thread does not take over by itself: a copy each, they run side by side.
-        running = {self._pool.submit(contextvars.copy_context().run, _timed, step, work): work for work in works}
-        self._wait(running, checkpoint)
-        futures = list(running)
+        self._running = {self._pool.submit(contextvars.copy_context().run, _timed, step, work): work for work in works}
+        self._wait(self._running, checkpoint)
+        futures = list(self._running)
         failures = [error for future in futures if (error := future.exception()) is not None]
         if failures:
             raise max(failures, key=_weight)
@@ -58,6 +63,14 @@ class Stages(Generic[Work]):
         self._on_stage(metric)
         if checkpoint:
             checkpoint()
+
+    def end(self, interrupt: Callable[[Work], None]) -> None:
+        """``interrupt`` the works of a stage that was left, again and again until no thread is at work on them."""
+        pending = {future for future in self._running if not future.done()}
+        while pending:
+            for future in pending:
+                interrupt(self._running[future])
+            _, pending = wait(pending, timeout=INTERRUPT_EVERY_S)
 
     def _wait(self, running: Mapping[Future[int], Work], checkpoint: Callable[[], None] | None) -> None:
         pending = set(running)

@@ -156,6 +156,10 @@ class ClickHouseTarget:
         if deaf:
             raise Unreachable(f"queries {tag}… may still run: {'; '.join(deaf)}")
 
+    def interrupt(self) -> None:
+        """From another thread: what waits for ClickHouse ends with Unreachable, and so does whatever comes after."""
+        self._failover.interrupt()
+
     def close(self) -> None:
         """Drop the connections; never raises."""
         self._failover.close()
