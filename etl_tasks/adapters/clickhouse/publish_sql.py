@@ -31,8 +31,11 @@ PARTITION BY {partition_key}
 PRIMARY KEY ({primary_key})
 ORDER BY ({sorting_key})
 SETTINGS storage_policy = {storage_policy}, max_bytes_to_merge_at_max_space_in_pool = 1,
-    max_bytes_to_merge_at_min_space_in_pool = 1
+    max_bytes_to_merge_at_min_space_in_pool = 1{merge_block}
 """
+
+# Whether the server bounds the blocks of a merge in bytes, whatever their rows.
+MERGE_BLOCKS_BOUNDED = "SELECT count() FROM system.merge_tree_settings WHERE name = 'merge_max_block_size_bytes'"
 
 # What CLEAN has of the partition, as hard links.
 ATTACH = "ALTER TABLE {buffer} ATTACH PARTITION {partition} FROM {clean}"
