@@ -23,8 +23,6 @@ from etl_tasks.pipeline.ports import Journal, Source, Target
 log = structlog.get_logger(__name__)
 
 _HEARTBEAT_EVERY_S = 10.0
-_BLOCK_OF_ITS_OWN_ROWS = 8_000
-"""From 5,000 rows a block on, a row costs ClickHouse no less by more of them (FACTS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,19 @@ class _Inserter:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def add(self, batch: ColumnBatch) -> None:
-        """Take the batch; insert what is pending first if the two together would pass a bound."""
+        """Take the batch; insert what is pending first if the two together would pass a bound, and all of it if it is
+        half a block and nothing else is being inserted.
+        """
         rows, size = self._pending_rows + batch.rows, self._pending_bytes + batch.approximate_bytes
         if self._pending and (rows > self._rules.insert_rows or size > self._rules.insert_bytes):
             self._submit()
         self._pending.append(batch)
         self._pending_rows += batch.rows
         self._pending_bytes += batch.approximate_bytes
-
-    def last_frame_is_next(self) -> None:
-        """Insert what is pending while the last frame is fetched, so that the end waits for that frame's rows only.
-
-        Only where it is worth a block of its own, which is a part that ClickHouse has to merge, and nothing of the
-        fetching would have to wait for it.
-        """
-        idle = self._in_flight is None or self._in_flight.done()
-        if idle and self._pending_rows >= _BLOCK_OF_ITS_OWN_ROWS:
+        rules = self._rules
+        half = self._pending_rows * 2 >= rules.insert_rows or self._pending_bytes * 2 >= rules.insert_bytes
+        if half and (self._in_flight is None or self._in_flight.done()):
+            # ClickHouse waits for the source: the less is pending at the end, the sooner the slice is done.
             self._submit()
 
     def finish(self) -> None:
@@ -204,8 +199,6 @@ class Loader:
                 keys.add(hashes)
                 mark = timings.add("coerce", mark)
                 inserter.add(batch)
-                if rows_read < counted <= rows_read + frame.rows:
-                    inserter.last_frame_is_next()
                 mark = timings.add("insert_wait", mark)
                 if mark - beat_at > _HEARTBEAT_EVERY_S:
                     _beat(claim, journal)
