@@ -202,7 +202,13 @@ class Settings(BaseSettings):
     ch_dedup_buf_table: Table = _ch(
         "stg.daily_codes_history_dedup_buf", "Model of the publish buffers, which get names of their own."
     )
-    ch_insert_batch: int = _ch(20_000, "Rows of one INSERT into RAW.", unit="rows", ge=1, le=10_000_000)
+    ch_insert_batch: int = _ch(
+        20_000,
+        "Most rows of one INSERT into RAW; half of it goes at once while ClickHouse waits for the source.",
+        unit="rows",
+        ge=1,
+        le=10_000_000,
+    )
     ch_insert_max_retries: int = _ch(1, "Repeats of an INSERT after a network error.", unit="times", ge=0, le=10)
     ch_insert_quorum: Annotated[str, AfterValidator(checks.quorum)] = _ch(
         "auto", "Replicas that must have an INSERT, where tables are replicated: auto is the majority, 0 none."

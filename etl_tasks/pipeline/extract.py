@@ -169,7 +169,7 @@ class _Attempt:
             except NoTurn as busy:
                 return self._give_back(busy, str(busy), delay_s=0.0, refund=True)
             except context.soft_limit:
-                # It may have come while a block was on its way: the thread that sends it keeps its connections.
+                # It may have come while a block was on its way: the target may have been interrupted.
                 context.drop_loader()
                 # A stop of the worker, and the loss of the slice, interrupt in the same way.
                 self._checkpoint()

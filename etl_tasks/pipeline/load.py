@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import structlog
 
 from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.core.coerce import CoercionPlan, Misfit, drop_repeats
-from etl_tasks.core.columns import joined
 from etl_tasks.core.distinct import KeyCounter
 from etl_tasks.core.records import Reject, SliceClaim, SliceResult
 from etl_tasks.errors import RowRejected, SchemaError, ShortRead, TransientError
 from etl_tasks.failpoints import Failpoint, reach
+from etl_tasks.pipeline.inserting import Inserter
 from etl_tasks.pipeline.ports import Journal, Source, Target
 
 log = structlog.get_logger(__name__)
@@ -52,72 +49,6 @@ class _Timings:
         now = time.monotonic()
         self.ms[stage] = self.ms.get(stage, 0) + round((now - since) * 1000)
         return now
-
-
-class _Inserter:
-    """Inserts one block while the next one is fetched: at most one block in flight, its failure raised at the
-    next call.
-    """
-
-    def __init__(self, claim: SliceClaim, target: Target, version_ms: int, rules: LoadRules) -> None:
-        self._claim = claim
-        self._target = target
-        self._version_ms = version_ms
-        self._rules = rules
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="insert")
-        self._in_flight: Future[None] | None = None
-        self._pending: list[ColumnBatch] = []
-        self._pending_rows = 0
-        self._pending_bytes = 0
-        self.rows = 0
-
-    def __enter__(self) -> _Inserter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def add(self, batch: ColumnBatch) -> None:
-        """Take the batch; insert what is pending first if the two together would pass a bound, and all of it if it is
-        half a block and nothing else is being inserted.
-        """
-        rows, size = self._pending_rows + batch.rows, self._pending_bytes + batch.approximate_bytes
-        if self._pending and (rows > self._rules.insert_rows or size > self._rules.insert_bytes):
-            self._submit()
-        self._pending.append(batch)
-        self._pending_rows += batch.rows
-        self._pending_bytes += batch.approximate_bytes
-        rules = self._rules
-        half = self._pending_rows * 2 >= rules.insert_rows or self._pending_bytes * 2 >= rules.insert_bytes
-        if half and (self._in_flight is None or self._in_flight.done()):
-            # ClickHouse waits for the source: the less is pending at the end, the sooner the slice is done.
-            self._submit()
-
-    def finish(self) -> None:
-        """Insert the rest; returns when every row is in RAW."""
-        if self._pending_rows:
-            self._submit()
-        self._wait()
-
-    def _submit(self) -> None:
-        self._wait()
-        block = _joined(self._pending)
-        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
-        # The ids on log lines live in the context, which a thread does not take over by itself.
-        self._in_flight = self._executor.submit(contextvars.copy_context().run, self._insert, block)
-
-    def _insert(self, block: ColumnBatch) -> None:
-        claim = self._claim
-        reach(Failpoint.SLICE_INSERTING, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
-        self._target.insert(block, self._version_ms)
-        self.rows += block.rows
-
-    def _wait(self) -> None:
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            in_flight.result()
 
 
 class Loader:
@@ -185,7 +116,13 @@ class Loader:
         keys = KeyCounter()
         rows_read = rows_rejected = rows_slow = 0
         beat_at = time.monotonic()
-        with _Inserter(claim, self._target, version_ms, self._rules) as inserter:
+
+        def insert(block: ColumnBatch) -> None:
+            reach(Failpoint.SLICE_INSERTING, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
+            self._target.insert(block, version_ms)
+
+        rules = self._rules
+        with Inserter(insert, self._target.interrupt, rules.insert_rows, rules.insert_bytes) as inserter:
             for frame in self._source.read(claim.window):
                 mark = timings.add("fetch", mark)
                 reach(Failpoint.SLICE_FRAME_READ, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)
@@ -265,16 +202,3 @@ def _beat(claim: SliceClaim, journal: Journal) -> None:
         journal.runs.heartbeat(claim.run_id, progress=True)
     except TransientError as error:
         log.warning("heartbeat_failed", error=str(error))
-
-
-def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:
-    """One block of all batches' rows."""
-    if len(batches) == 1:
-        return batches[0]
-    columns = [joined(parts) for parts in zip(*(batch.columns for batch in batches), strict=True)]
-    return ColumnBatch(
-        batches[0].names,
-        columns,
-        sum(batch.rows for batch in batches),
-        sum(batch.approximate_bytes for batch in batches),
-    )

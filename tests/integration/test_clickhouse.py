@@ -404,10 +404,37 @@ def _ask_until_refused(connection: Connection) -> None:
             return
 
 
-def test_a_target_that_was_interrupted_reaches_no_host(target: ClickHouseTarget) -> None:
-    target.interrupt()
-    with pytest.raises(Unreachable, match="is asked nothing more"):
-        target.datetime64_range_ms()
+def test_whoever_waits_for_any_host_is_interrupted_and_no_other_host_is_tried(config: ClickHouseConfig) -> None:
+    failover = client_module.Failover(config)
+    tag = f"test-{uuid.uuid4().hex[:8]}"
+    asked: list[Host] = []
+    said: list[Unreachable] = []
+
+    def ask(connection: Connection) -> None:
+        asked.append(connection.host)
+        connection.execute("SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1", tag=tag)
+
+    def work() -> None:
+        try:
+            failover.run(ask)
+        except Unreachable as error:
+            said.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    count = f"SELECT count() FROM system.processes WHERE startsWith(query_id, '{tag}')"
+    deadline = time.monotonic() + 10
+    while everywhere(config, count)[0] == [(0,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+    failover.interrupt()
+
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    failover.close()
+    assert set(asked) == {config.hosts[0]}
+    assert "is asked nothing more" in str(said[0])
 
 
 def test_a_setting_that_the_server_does_not_know_is_an_error(config: ClickHouseConfig) -> None:

@@ -72,6 +72,31 @@ def after_attach_clean(act: Callable[[], None]) -> Callable[[StageMetric], None]
     return on_stage
 
 
+def test_the_buffer_is_merged_in_large_blocks_that_the_server_bounds_in_bytes(world: World) -> None:
+    world.load(rows(10))
+    made: list[str] = []
+
+    def look() -> None:
+        for client in world.shards:
+            made.extend(
+                engine
+                for (engine,) in client.execute(
+                    "SELECT engine_full FROM system.tables WHERE database = %(database)s "
+                    "AND startsWith(name, 'codes_dedup_buf_')",
+                    {"database": world.config.database},
+                )
+            )
+
+    world.publish(distinct=10, on_stage=after_attach_clean(look))
+
+    assert made
+    assert all("merge_max_block_size = 65536" in engine for engine in made)
+    ((most_bytes,),) = world.shards[0].execute(
+        "SELECT toUInt64(value) FROM system.merge_tree_settings WHERE name = 'merge_max_block_size_bytes'"
+    )
+    assert 0 < most_bytes <= 64 << 20
+
+
 def test_a_day_that_raw_has_for_the_first_time_is_written_once(world: World) -> None:
     world.load(rows(1000))
     world.load(rows(300, first=500, id="new"))

@@ -40,7 +40,7 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
         stages.end(interrupt)
         assert time.monotonic() - before < 10
     assert interrupted.count("deaf") == 3
-    assert interrupted.count("heeding") in (1, 2)
+    assert interrupted.count("heeding") >= 1
     assert "quick" not in interrupted
 
 

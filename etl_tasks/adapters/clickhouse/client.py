@@ -67,6 +67,13 @@ ALL_SETTINGS = (
 """Every setting this package sends, by its present name."""
 
 
+class GivenUp(Unreachable):
+    """The connection, or the target, was interrupted: by us, not by the host."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(f"ClickHouse {host} is asked nothing more: the work was given up")
+
+
 class Connection:
     """One native connection to one host. Every statement carries a query id that begins with its tag.
 
@@ -155,11 +162,12 @@ class Connection:
         waited_for = self._client.connection.socket
         if waited_for is not None:
             with contextlib.suppress(OSError):  # its other end, or its own thread, was quicker
-                waited_for.shutdown(socket.SHUT_RDWR)
+                # Not an SSLSocket's own: that one first takes the encryption from under the thread.
+                socket.socket.shutdown(waited_for, socket.SHUT_RDWR)
 
     def _refuse_when_interrupted(self) -> None:
         if self._interrupted:
-            raise Unreachable(f"ClickHouse {self.host} is asked nothing more: the work was given up")
+            raise GivenUp(self.host)
 
     def _limits(self, settings: Mapping[str, Setting] | None) -> dict[str, Setting]:
         return {**self._own_limits, **(settings or {})}
@@ -224,9 +232,9 @@ class Failover:
     def reach(self, host: Host) -> Connection:
         """The connection to ``host``; a new one only after a ``SELECT 1``. Raises Unreachable."""
         if host not in self._connections:
-            if self._interrupted:
-                raise Unreachable(f"ClickHouse {host} is asked nothing more: the work was given up")
+            self._refuse_when_interrupted(host)
             probe(self._config, host)
+            self._refuse_when_interrupted(host)
             self._connections[host] = Connection(self._config, host)
         return self._connections[host]
 
@@ -251,6 +259,8 @@ class Failover:
             for attempt in range(1, tries + 1):
                 try:
                     result = statement(self.reach(host))
+                except GivenUp:
+                    raise
                 except Unreachable as error:
                     self.drop(host)
                     said[str(host)] = str(error)
@@ -286,10 +296,16 @@ class Failover:
                 yield host, error
 
     def interrupt(self) -> None:
-        """End what another thread waits for, as ``Connection.interrupt`` does; no host is reached any more."""
+        """End what another thread waits for, as ``Connection.interrupt`` does, and to be called again as that is; no
+        other host is tried.
+        """
         self._interrupted = True
         for connection in tuple(self._connections.values()):
             connection.interrupt()
+
+    def _refuse_when_interrupted(self, host: Host) -> None:
+        if self._interrupted:
+            raise GivenUp(host)
 
     def close(self) -> None:
         """Drop all connections; never raises."""

@@ -20,13 +20,14 @@ from etl_tasks.errors import LostOwnership, SchemaError, TerminalError
 log = structlog.get_logger(__name__)
 
 MERGE_BLOCK_ROWS = 65_536
-"""Rows of a block while the buffer is merged, at most 10 MiB of them: a tenth faster than the server's own 8,192."""
+"""Rows of a block while the buffer is merged, within the server's bound in bytes (10 MiB): a tenth faster than its own
+8,192.
+"""
 
 
 def create_buffer(statements: Statements, work: ShardWork) -> None:
     """Make the publish's own buffer on the shard."""
     facts = work.clean_facts
-    (bounded,) = single(statements.execute(work, publish_sql.MERGE_BLOCKS_BOUNDED))
     statements.execute(
         work,
         publish_sql.CREATE_BUFFER.format(
@@ -37,10 +38,19 @@ def create_buffer(statements: Statements, work: ShardWork) -> None:
             primary_key=facts.primary_key,
             sorting_key=facts.sorting_key,
             storage_policy=quote_text(facts.storage_policy or "default"),
-            # On a server that bounds rows only, wide rows would take memory without end.
-            merge_block=f", merge_max_block_size = {MERGE_BLOCK_ROWS:d}" if bounded else "",
+            merge_block=f", merge_max_block_size = {MERGE_BLOCK_ROWS:d}" if _bounds_merges(statements, work) else "",
         ),
     )
+
+
+def _bounds_merges(statements: Statements, work: ShardWork) -> bool:
+    """Whether large blocks of wide rows do no harm: an old server bounds only a block's rows."""
+    try:
+        (bounds,) = single(statements.execute(work, publish_sql.MERGE_BLOCKS_BOUNDED))
+    except TerminalError as error:
+        log.info("merge_settings_not_readable", host=str(work.connection.host), error=str(error))
+        return False
+    return bool(bounds)
 
 
 def attach_clean(statements: Statements, work: ShardWork) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from etl_tasks.adapters.clickhouse import filling, publish_sql, reading
 from etl_tasks.adapters.clickhouse.buffers import Fence, drop_older, end_statements
-from etl_tasks.adapters.clickhouse.client import Connection, Setting, probe
+from etl_tasks.adapters.clickhouse.client import Connection, GivenUp, Setting, probe
 from etl_tasks.adapters.clickhouse.config import ClickHouseConfig, Host
 from etl_tasks.adapters.clickhouse.errors import ErrorCode, code_of
 from etl_tasks.adapters.clickhouse.rebuilding import check_rebuild, count_minutes
@@ -80,14 +80,14 @@ class PartitionPublish:
             stages = Stages(pool, self._request.partition, on_stage, self._stages, self._answers)
             try:
                 short = self._prepare(stages, checkpoint)
-                if not short:
+                if short:
+                    stages.run("drop_buf_cleanup", self._owned("drop_buf_cleanup", self._drop_buffer), self._active())
+                else:
                     before_replace()
                     self._replace(stages)
             except BaseException:
                 self._abandon(stages)
                 raise
-            if short:
-                stages.run("drop_buf_cleanup", self._owned("drop_buf_cleanup", self._drop_buffer), self._active())
         return PublishResult(tuple(work.outcome() for work in self._work), tuple(self._stages), tuple(short))
 
     def _prepare(self, stages: Stages[ShardWork], checkpoint: Callable[[], None]) -> list[LoadedWindow]:
@@ -153,6 +153,8 @@ class PartitionPublish:
             try:
                 work.side = self._connect(host)
                 drop_older(work.side, self._fence, self._config.publish_drain_timeout_s)
+            except GivenUp:
+                raise
             except Unreachable as error:
                 if str(host) in self._predecessor_replicas:
                     raise Unreachable(

@@ -35,7 +35,11 @@ SETTINGS storage_policy = {storage_policy}, max_bytes_to_merge_at_max_space_in_p
 """
 
 # Whether the server bounds the blocks of a merge in bytes, whatever their rows.
-MERGE_BLOCKS_BOUNDED = "SELECT count() FROM system.merge_tree_settings WHERE name = 'merge_max_block_size_bytes'"
+MERGE_BLOCKS_BOUNDED = """
+SELECT count()
+FROM system.merge_tree_settings
+WHERE name = 'merge_max_block_size_bytes' AND toUInt64OrZero(value) > 0
+"""
 
 # What CLEAN has of the partition, as hard links.
 ATTACH = "ALTER TABLE {buffer} ATTACH PARTITION {partition} FROM {clean}"

@@ -52,7 +52,9 @@ class Stages(Generic[Work]):
     ) -> None:
         """``step`` on each of ``works``; ``checkpoint`` is called meanwhile and after. Raises the weightiest error."""
         # With our log context, which a thread does not take over by itself: a copy each, they run side by side.
-        self._running = {self._pool.submit(contextvars.copy_context().run, _timed, step, work): work for work in works}
+        self._running = {}
+        for work in works:
+            self._running[self._pool.submit(contextvars.copy_context().run, _timed, step, work)] = work
         self._wait(self._running, checkpoint)
         futures = list(self._running)
         failures = [error for future in futures if (error := future.exception()) is not None]

@@ -1,0 +1,112 @@
+"""Blocks on their way into RAW while the source is read: at most one at a time, each bounded in rows and bytes."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+
+from etl_tasks.core.batch import ColumnBatch
+from etl_tasks.core.columns import joined
+
+INTERRUPT_EVERY_S = 1.0
+"""The insert may be about to connect when it is interrupted."""
+
+
+class Inserter:
+    """A context manager that inserts one block while the next one is fetched; a failure is raised by the next call.
+
+    ``insert`` is called in a thread of its own, one call at a time; ``interrupt`` is to make it fail. A block has at
+    most ``most_rows`` rows and ``most_bytes`` bytes, unless a single batch has more. ``rows`` counts what is in RAW.
+    """
+
+    def __init__(
+        self,
+        insert: Callable[[ColumnBatch], None],
+        interrupt: Callable[[], None],
+        most_rows: int,
+        most_bytes: int,
+    ) -> None:
+        self._insert = insert
+        self._interrupt = interrupt
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="insert")
+        self._in_flight: Future[None] | None = None
+        self._latest: Future[None] | None = None
+        self._pending: list[ColumnBatch] = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
+        self.rows = 0
+
+    def __enter__(self) -> Inserter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the block on its way, which nobody else may use the target beside; broken off, end it."""
+        try:
+            if self._latest is not None:
+                wait([self._latest])
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def add(self, batch: ColumnBatch) -> None:
+        """Take the batch; insert what is pending first if the two together would pass a bound, and all of it if it is
+        half a block and nothing else is being inserted.
+        """
+        rows, size = self._pending_rows + batch.rows, self._pending_bytes + batch.approximate_bytes
+        if self._pending and (rows > self._most_rows or size > self._most_bytes):
+            self._submit()
+        self._pending.append(batch)
+        self._pending_rows += batch.rows
+        self._pending_bytes += batch.approximate_bytes
+        half = self._pending_rows * 2 >= self._most_rows or self._pending_bytes * 2 >= self._most_bytes
+        if half and (self._in_flight is None or self._in_flight.done()):
+            # ClickHouse waits for the source: the less is pending at the end, the sooner the slice is done.
+            self._submit()
+
+    def finish(self) -> None:
+        """Insert the rest; returns when every row is in RAW."""
+        if self._pending_rows:
+            self._submit()
+        self._wait()
+
+    def _submit(self) -> None:
+        self._wait()
+        block = _joined(self._pending)
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+        # The ids on log lines live in the context, which a thread does not take over by itself.
+        self._latest = self._in_flight = self._executor.submit(contextvars.copy_context().run, self._run, block)
+
+    def _run(self, block: ColumnBatch) -> None:
+        self._insert(block)
+        self.rows += block.rows
+
+    def _end(self) -> None:
+        while self._latest is not None and not self._latest.done():
+            self._interrupt()
+            wait([self._latest], timeout=INTERRUPT_EVERY_S)
+
+    def _wait(self) -> None:
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            in_flight.result()
+
+
+def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:
+    """One block of all batches' rows."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = [joined(parts) for parts in zip(*(batch.columns for batch in batches), strict=True)]
+    return ColumnBatch(
+        batches[0].names,
+        columns,
+        sum(batch.rows for batch in batches),
+        sum(batch.approximate_bytes for batch in batches),
+    )
