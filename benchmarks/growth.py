@@ -145,6 +145,7 @@ def _plot(growths: Sequence[Growth], path: Path) -> None:
         panel.grid(visible=True, which="major", linewidth=0.3)
         panel.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    # Nothing of it belongs into a repository: not the day, and no host but the format's own.
+    figure.savefig(path, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     pyplot.close(figure)
     print(f"  the plot is {path.name}", flush=True)
