@@ -11,7 +11,7 @@ from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.core.columns import joined
 
 INTERRUPT_EVERY_S = 1.0
-"""The insert may be about to connect when it is interrupted."""
+"""An insert that is nearly done may end; one that is interrupted may have been about to connect."""
 
 
 class Inserter:
@@ -89,9 +89,9 @@ class Inserter:
         self.rows += block.rows
 
     def _end(self) -> None:
-        while self._latest is not None and not self._latest.done():
+        latest = self._latest
+        while latest is not None and wait([latest], timeout=INTERRUPT_EVERY_S).not_done:
             self._interrupt()
-            wait([self._latest], timeout=INTERRUPT_EVERY_S)
 
     def _wait(self) -> None:
         in_flight, self._in_flight = self._in_flight, None

@@ -131,20 +131,40 @@ def test_whoever_leaves_waits_for_the_block_on_its_way() -> None:
     assert slow.interrupted == 0
 
 
-def test_a_wait_that_is_broken_off_ends_the_block_before_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target is closed next: by then no thread may wait for it."""
-    monkeypatch.setattr(inserting, "INTERRUPT_EVERY_S", 0.05)
-    slow = Slow(heeds=3)
+def first_wait_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first wait for a block raises, as it does when the worker's signal comes."""
     waits: list[object] = []
     really_wait = inserting.wait
 
     def wait(*args: object, **kwargs: object) -> object:
         waits.append(args)
         if len(waits) == 1:
-            raise SoftLimit  # as the worker's signal does
+            raise SoftLimit
         return really_wait(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(inserting, "wait", wait)
+
+
+def test_a_block_that_is_nearly_done_when_the_wait_is_broken_off_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_wait_broken_off(monkeypatch)
+    slow = Slow()
+    slow.may_end.clear()
+    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
+    inserter.add(batch(0, 50))
+    assert slow.begun.acquire(timeout=10)
+    timer = threading.Timer(0.1, slow.may_end.set)
+    timer.start()
+    with pytest.raises(SoftLimit):
+        inserter.__exit__(None, None, None)
+    timer.join()
+    assert (inserter.rows, slow.interrupted) == (50, 0)
+
+
+def test_a_wait_that_is_broken_off_ends_the_block_before_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is closed next: by then no thread may wait for it."""
+    monkeypatch.setattr(inserting, "INTERRUPT_EVERY_S", 0.05)
+    first_wait_broken_off(monkeypatch)
+    slow = Slow(heeds=3)
     slow.may_end.clear()
     inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
     inserter.add(batch(0, 50))
