@@ -346,6 +346,18 @@ def test_queries_are_killed_by_the_beginning_of_their_id(target: ClickHouseTarge
         target.kill_queries(" ")
 
 
+def _at_work(work: Callable[[], None], config: ClickHouseConfig, tag: str) -> threading.Thread:
+    """A thread that does the work, whose statement runs on the first host."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    count = f"SELECT count() FROM system.processes WHERE startsWith(query_id, '{tag}')"
+    deadline = time.monotonic() + 10
+    while everywhere(config, count)[0] == [(0,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return thread
+
+
 def test_whoever_is_interrupted_while_waiting_gets_an_error_and_asks_nothing_more(config: ClickHouseConfig) -> None:
     connection = Connection(config, config.hosts[0])
     tag = f"test-{uuid.uuid4().hex[:8]}"
@@ -358,13 +370,7 @@ def test_whoever_is_interrupted_while_waiting_gets_an_error_and_asks_nothing_mor
             except Unreachable as error:
                 said.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    count = f"SELECT count() FROM system.processes WHERE startsWith(query_id, '{tag}')"
-    deadline = time.monotonic() + 10
-    while everywhere(config, count)[0] == [(0,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    thread = _at_work(work, config, tag)
 
     connection.interrupt()
 
@@ -420,13 +426,7 @@ def test_whoever_waits_for_any_host_is_interrupted_and_no_other_host_is_tried(co
         except Unreachable as error:
             said.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    count = f"SELECT count() FROM system.processes WHERE startsWith(query_id, '{tag}')"
-    deadline = time.monotonic() + 10
-    while everywhere(config, count)[0] == [(0,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    thread = _at_work(work, config, tag)
 
     failover.interrupt()
 
