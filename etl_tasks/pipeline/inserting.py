@@ -15,7 +15,7 @@ INTERRUPT_EVERY_S = 1.0
 
 
 class Inserter:
-    """A context manager that inserts one block while the next one is fetched; a failure is raised by the next call.
+    """A context manager that inserts one block while the next one is fetched; every call after a failure raises it.
 
     ``insert`` is called in a thread of its own, one call at a time; ``interrupt`` is to make it fail. A block has at
     most ``most_rows`` rows and ``most_bytes`` bytes, unless a single batch has more. ``rows`` counts what is in RAW.
@@ -33,7 +33,6 @@ class Inserter:
         self._most_rows = most_rows
         self._most_bytes = most_bytes
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="insert")
-        self._in_flight: Future[None] | None = None
         self._latest: Future[None] | None = None
         self._pending: list[ColumnBatch] = []
         self._pending_rows = 0
@@ -67,7 +66,7 @@ class Inserter:
         self._pending_rows += batch.rows
         self._pending_bytes += batch.approximate_bytes
         half = self._pending_rows * 2 >= self._most_rows or self._pending_bytes * 2 >= self._most_bytes
-        if half and (self._in_flight is None or self._in_flight.done()):
+        if half and (self._latest is None or self._latest.done()):
             # ClickHouse waits for the source: the less is pending at the end, the sooner the slice is done.
             self._submit()
 
@@ -82,7 +81,7 @@ class Inserter:
         block = _joined(self._pending)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
         # The ids on log lines live in the context, which a thread does not take over by itself.
-        self._latest = self._in_flight = self._executor.submit(contextvars.copy_context().run, self._run, block)
+        self._latest = self._executor.submit(contextvars.copy_context().run, self._run, block)
 
     def _run(self, block: ColumnBatch) -> None:
         self._insert(block)
@@ -94,9 +93,8 @@ class Inserter:
             self._interrupt()
 
     def _wait(self) -> None:
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            in_flight.result()
+        if self._latest is not None:
+            self._latest.result()
 
 
 def _joined(batches: Sequence[ColumnBatch]) -> ColumnBatch:

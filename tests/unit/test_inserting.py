@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -50,14 +48,13 @@ def batch(first: int, rows: int, row_bytes: int = 1) -> ColumnBatch:
     return ColumnBatch(("n",), [list(range(first, first + rows))], rows, rows * row_bytes)
 
 
-@contextmanager
-def busy(slow: Slow, inserter: Inserter) -> Iterator[None]:
-    """A block of the rows 0 to 49 is on its way as long as the block runs."""
+def with_a_block_on_its_way(slow: Slow) -> Inserter:
+    """The rows 0 to 49 are being inserted, for as long as the test wants."""
     slow.may_end.clear()
+    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
     inserter.add(batch(0, 50))
     assert slow.begun.acquire(timeout=10)
-    yield
-    slow.may_end.set()
+    return inserter
 
 
 def test_half_a_block_goes_at_once_while_nothing_else_does() -> None:
@@ -84,11 +81,11 @@ def test_half_of_the_bytes_are_half_a_block() -> None:
 
 def test_behind_a_block_on_its_way_a_whole_one_is_gathered() -> None:
     slow = Slow()
-    with Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES) as inserter:
-        with busy(slow, inserter):
-            inserter.add(batch(50, 60))
-            inserter.add(batch(110, 40))
-            assert not slow.begun.acquire(timeout=0.1)
+    with with_a_block_on_its_way(slow) as inserter:
+        inserter.add(batch(50, 60))
+        inserter.add(batch(110, 40))
+        assert not slow.begun.acquire(timeout=0.1)
+        slow.may_end.set()
         inserter.finish()
     assert slow.blocks == [list(range(50)), list(range(50, 150))]
     assert inserter.rows == 150
@@ -96,15 +93,15 @@ def test_behind_a_block_on_its_way_a_whole_one_is_gathered() -> None:
 
 def test_a_batch_of_more_than_a_block_is_a_block_of_its_own() -> None:
     slow = Slow()
-    with Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES) as inserter:
-        with busy(slow, inserter):
-            inserter.add(batch(50, 10))
+    with with_a_block_on_its_way(slow) as inserter:
+        inserter.add(batch(50, 10))
+        slow.may_end.set()
         inserter.add(batch(60, 300))
         inserter.finish()
     assert slow.blocks == [list(range(50)), list(range(50, 60)), list(range(60, 360))]
 
 
-def test_what_a_block_failed_with_is_raised_by_the_next_call() -> None:
+def test_what_a_block_failed_with_is_raised_by_every_call_after_it() -> None:
     slow = Slow(heeds=0)
     inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
     with inserter:
@@ -113,16 +110,15 @@ def test_what_a_block_failed_with_is_raised_by_the_next_call() -> None:
         inserter.add(batch(50, 40))
         with pytest.raises(Unreachable, match="interrupted"):
             inserter.add(batch(90, 100))
+        with pytest.raises(Unreachable, match="interrupted"):
+            inserter.finish()
     assert inserter.rows == 0
 
 
 def test_whoever_leaves_waits_for_the_block_on_its_way() -> None:
     slow = Slow()
     timer = threading.Timer(0.2, slow.may_end.set)
-    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
-    slow.may_end.clear()
-    inserter.add(batch(0, 50))
-    assert slow.begun.acquire(timeout=10)
+    inserter = with_a_block_on_its_way(slow)
     timer.start()
     left_with = SoftLimit()
     inserter.__exit__(SoftLimit, left_with, None)
@@ -148,10 +144,7 @@ def first_wait_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_block_that_is_nearly_done_when_the_wait_is_broken_off_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
     first_wait_broken_off(monkeypatch)
     slow = Slow()
-    slow.may_end.clear()
-    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
-    inserter.add(batch(0, 50))
-    assert slow.begun.acquire(timeout=10)
+    inserter = with_a_block_on_its_way(slow)
     timer = threading.Timer(0.1, slow.may_end.set)
     timer.start()
     with pytest.raises(SoftLimit):
@@ -165,10 +158,7 @@ def test_a_wait_that_is_broken_off_ends_the_block_before_it_is_left(monkeypatch:
     monkeypatch.setattr(inserting, "INTERRUPT_EVERY_S", 0.05)
     first_wait_broken_off(monkeypatch)
     slow = Slow(heeds=3)
-    slow.may_end.clear()
-    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
-    inserter.add(batch(0, 50))
-    assert slow.begun.acquire(timeout=10)
+    inserter = with_a_block_on_its_way(slow)
     with pytest.raises(SoftLimit):
         inserter.__exit__(None, None, None)
     assert slow.interrupted == 3
