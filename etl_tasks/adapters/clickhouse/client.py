@@ -40,7 +40,7 @@ OLDER_NAMES: Mapping[str, str] = {
 """Settings that older servers know by another name."""
 
 OPTIONAL_SETTINGS = frozenset(
-    {"max_table_size_to_drop", "max_partition_size_to_drop", "async_insert", "insert_deduplicate"}
+    {"max_table_size_to_drop", "max_partition_size_to_drop", "async_insert", "insert_deduplicate", "optimize_on_insert"}
 )
 """Settings whose absence means that the server has no such behaviour to turn off."""
 
@@ -60,6 +60,7 @@ ALL_SETTINGS = (
     "min_insert_block_size_bytes",
     "mutations_sync",
     "optimize_aggregation_in_order",
+    "optimize_on_insert",
     "optimize_throw_if_noop",
     "receive_timeout",
     "skip_unavailable_shards",

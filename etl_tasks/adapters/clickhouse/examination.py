@@ -118,6 +118,7 @@ class ClickHouseExamination:
             "max_table_size_to_drop": "0",
             "mutations_sync": "0",
             "optimize_aggregation_in_order": "1",
+            "optimize_on_insert": "0",
             "optimize_throw_if_noop": "1",
             "skip_unavailable_shards": "0",
         }

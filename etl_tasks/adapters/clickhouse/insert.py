@@ -24,6 +24,9 @@ def insert_settings(config: ClickHouseConfig, raw: RawTable) -> dict[str, Settin
         "async_insert": 0,
         # The same block may come again after its rows were removed; it is a repeat that RAW sorts out itself.
         "insert_deduplicate": 0,
+        # Half of what an insert costs the server (8.6 µs of CPU a row of 32 columns, 3.6 without), for repeats within
+        # one block, which a window hardly has; a publish sorts them out with the others.
+        "optimize_on_insert": 0,
     }
     if raw.replicated and config.insert_quorum not in ("", "0"):
         settings["insert_quorum"] = config.insert_quorum
