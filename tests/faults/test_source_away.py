@@ -88,8 +88,11 @@ def test_statement_ids_collide_after_a_restart(world: World) -> None:
         # A reconnect makes as many statements as the first connect made, the read's being the last.
         with plain_cursor(url) as burner:
             burn_ids(burner, old.statement - len(steps))
-        again = world.failpoints.arm("slice.frame_read", "hold", slice=second.id)
+        ahead = world.failpoints.arm("slice.frame_read", "hold", slice=second.id)
         holds[1].release()
+        ahead.wait(timeout_s=PATIENCE_S)  # the frame that was asked for before the restart
+        again = world.failpoints.arm("slice.frame_read", "hold", slice=second.id)
+        ahead.release()
         again.wait(timeout_s=PATIENCE_S)
         new = read_of(proxy, second)
         assert (new.statement, new.connection != old.connection) == (old.statement, True), "the ids collide"

@@ -460,8 +460,10 @@ def test_close_of_a_hung_server_is_bounded_and_silent(
     reader.count(ALL)  # with patience; then the server is taken away from under the connection
     live = reader._connection
     assert live is not None
-    live._session.close()
-    for adapter in live._session.adapters.values():
+    session = live._client.session
+    assert session is not None
+    session.close()
+    for adapter in session.adapters.values():
         adapter._timeout = (0.3, 0.3)  # type: ignore[attr-defined]
     live._client.url = live._client.url._replace(netloc=f"127.0.0.1:{server.port}")
     begun = time.monotonic()

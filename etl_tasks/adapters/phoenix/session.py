@@ -12,6 +12,7 @@ from requests_gssapi import HTTPSPNEGOAuth
 
 from etl_tasks.adapters.phoenix.errors import refusal
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
+from etl_tasks.adapters.phoenix.sockets import Sockets
 from etl_tasks.errors import Overloaded
 
 _CHUNK: Final = 1 << 20
@@ -24,9 +25,15 @@ off.
 class TimeoutAdapter(HTTPAdapter):
     """Sets (connect, read) time-outs on every request: phoenixdb sets none, and a hung server would hang us (FACTS)."""
 
-    def __init__(self, connect_s: float, read_s: float) -> None:
+    def __init__(self, connect_s: float, read_s: float, sockets: Sockets) -> None:
         self._timeout = (connect_s, read_s)
+        self._sockets = sockets
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """As HTTPAdapter, with connections that ``sockets`` knows."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._sockets.pools()
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As HTTPAdapter, with the time-outs whatever the caller said."""
@@ -42,6 +49,11 @@ class BoundedBody:
     def __init__(self, raw: Any, limit: int) -> None:
         self._raw = raw
         self._limit = limit
+        self._taken: bytearray | None = None
+
+    def take(self) -> None:
+        """Read it now, for whoever asks for it later; raises as ``read``."""
+        self._taken = self.grown()
 
     def read(self) -> bytes:
         """The body; raises Overloaded above the limit and urllib3's exceptions when it ends early or stops coming."""
@@ -49,6 +61,9 @@ class BoundedBody:
 
     def grown(self) -> bytearray:
         """As ``read``, in a buffer that may be written to, so that a frame is in memory only once."""
+        if self._taken is not None:
+            body, self._taken = self._taken, None
+            return body
         body = bytearray()
         try:
             # decode_content: a proxy may gzip although `accept-encoding: identity` asks it not to.
@@ -80,8 +95,9 @@ class QueryServerSession(requests.Session):
         # identity: gzipped answers end in a DecodeError inside phoenixdb (FACTS).
         self.headers.update({"content-type": "application/x-google-protobuf", "accept-encoding": "identity"})
         self._body_limit = config.max_frame_bytes * _BODY_LIMIT_FRAMES
+        self.sockets = Sockets()
         for prefix in ("http://", "https://"):
-            self.mount(prefix, TimeoutAdapter(config.connect_timeout_s, config.read_timeout_s))
+            self.mount(prefix, TimeoutAdapter(config.connect_timeout_s, config.read_timeout_s, self.sockets))
 
     def post(self, url: Any, data: Any = None, json: Any = None, **kwargs: Any) -> requests.Response:
         """POST without following redirects; raises what ``errors.refusal`` says of an answer that is not Avatica's."""

@@ -1,0 +1,119 @@
+"""The next frame is asked for while one is decoded: by requests that the real Query Server got, and what is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from devstack.dataset import MAIN_COLUMNS, rows_of
+from devstack.query_server_proxy import QueryServerProxy
+from devstack.relay import Relay
+from etl_tasks.adapters.phoenix import PhoenixConfig, PhoenixSource, connection
+from etl_tasks.adapters.phoenix.connection import FIRST_FRAME_ROWS
+from etl_tasks.errors import EtlError
+from tests.integration.test_phoenix import ALL, SPEC, as_read, by_key, pqs_url, rows_read, seeder, table
+
+__all__ = ["pqs_url", "seeder", "table"]
+
+pytestmark = pytest.mark.integration
+
+WAIT_S = 20.0
+FETCH_ROWS = 500
+
+
+@pytest.fixture
+def through(table: str) -> Iterator[Callable[[str], PhoenixSource]]:
+    """Makes a source that asks at another address."""
+    made: list[PhoenixSource] = []
+
+    def make(url: str) -> PhoenixSource:
+        settings: dict[str, Any] = {"table": table, "ts_column": "opd", "columns": MAIN_COLUMNS}
+        made.append(PhoenixSource(PhoenixConfig(url=url, fetch_rows=FETCH_ROWS, **settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.discard()
+
+
+@pytest.fixture
+def relay(pqs_url: str) -> Iterator[Relay]:
+    with Relay(urlsplit(pqs_url).port or 0) as between:
+        yield between
+
+
+def asking() -> list[threading.Thread]:
+    """The threads that wait for answers."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ask")]
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_one_frame_is_asked_for_ahead_and_none_behind_the_last(
+    pqs_url: str, through: Callable[[str], PhoenixSource]
+) -> None:
+    with QueryServerProxy(pqs_url) as proxy:
+        reading = through(proxy.url).read(ALL)
+        batches = [next(reading)]
+        until(lambda: len(proxy.asked("Fetch")) == 1, "the next frame was not asked for")
+        time.sleep(0.5)
+        assert len(proxy.asked("Fetch")) == 1, "one frame ahead, not more"
+        batches += reading
+        # 1, 8, 64, 500, 500 … of 6,500 rows, and the last one, which has none and says that it is the last.
+        rows = [FIRST_FRAME_ROWS, 8, 64, *[FETCH_ROWS] * 12, 427]
+        assert [batch.rows for batch in batches] == rows
+        assert len(proxy.asked("Fetch")) in (len(rows) - 1, len(rows))
+    assert by_key(rows_read(iter(batches))) == by_key([as_read(row) for row in rows_of(SPEC)])
+
+
+def test_a_read_that_is_given_up_leaves_nobody_waiting_for_its_next_frame(
+    relay: Relay, through: Callable[[str], PhoenixSource]
+) -> None:
+    reader = through(f"http://127.0.0.1:{relay.port}/")
+    relay.silence_at(b"FetchRequest")
+    before = asking()
+    reading = reader.read(ALL)
+    assert next(reading).rows == FIRST_FRAME_ROWS
+    (waiting,) = [thread for thread in asking() if thread not in before]
+    time.sleep(0.3)
+    assert waiting.is_alive(), "no answer has come"
+
+    reading.close()  # type: ignore[attr-defined]
+
+    waiting.join(5.0)
+    assert not waiting.is_alive()
+    relay.restore()
+    assert reader.count(ALL) == SPEC.rows
+
+
+def test_an_answer_that_nobody_comes_for_is_taken_off_the_wire(
+    relay: Relay, through: Callable[[str], PhoenixSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while an insert hangs: the Query Server would break it off after some time."""
+    taken = threading.Event()
+    take = connection.BoundedBody.take
+
+    def took(body: connection.BoundedBody) -> None:
+        take(body)
+        taken.set()
+
+    monkeypatch.setattr(connection, "_LEFT_LYING_S", 0.2)
+    monkeypatch.setattr(connection.BoundedBody, "take", took)
+    reading = through(f"http://127.0.0.1:{relay.port}/").read(ALL)
+    assert next(reading).rows == FIRST_FRAME_ROWS
+    assert taken.wait(WAIT_S)
+    relay.cut()
+    relay.refuse()
+    assert next(reading).rows == 8, "it is here already"
+    with pytest.raises(EtlError):
+        next(reading)
