@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 
 ROWS_TAG = 0x1A
-OFFSET_TAG = 0x08
-DONE_TAG = 0x10
 VALUE_TAG = 0x0A
 SCALAR_TAG = 0x22
 NUMBER_TAG = 0x20
@@ -107,23 +105,6 @@ def row_edges(rows: bytes) -> Iterator[int]:
     if at != len(rows):
         raise BadRecording(f"the last row ends at {at}, the bytes at {len(rows)}")
     yield at
-
-
-def frame_rows(response: bytes) -> tuple[int, bool]:
-    """How many rows a FetchResponse holds, and whether they are the last, by its lengths alone; raises BadRecording."""
-    if response[:1] != b"\x0a":
-        raise BadRecording(f"the answer begins with {response[:8].hex()} instead of a frame")
-    size, at = read_varint(response, 1)
-    end, rows, done = at + size, 0, False
-    while at < end:
-        tag, (number, at) = response[at], read_varint(response, at + 1)
-        if tag == ROWS_TAG:
-            rows, at = rows + 1, at + number
-        elif tag == DONE_TAG:
-            done = bool(number)
-        elif tag != OFFSET_TAG:
-            raise BadRecording(f"byte {at} of the answer has the tag {tag:#x}, which no frame has")
-    return rows, done
 
 
 def time_places(rows: bytes, at: int, column: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """How much of what the real Query Server can give a worker takes: a slice beside a drain of the same frames.
 
-The drain asks for the same frames by the product's own connection and throws them away: a frame's rows are counted by
-their lengths, nothing is decoded or written. COUNT(*) is left out on both sides. The two take turns; medians are shown.
+The drain asks for the same frames by the product's own connection, one ahead as the product does, and throws them away:
+a frame's rows are counted by their lengths, nothing is decoded or written. COUNT(*) is left out on both sides. The two
+take turns; medians are shown.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
-from phoenixdb.avatica.proto import requests_pb2, responses_pb2
-
-from benchmarks.recording import START_MS, WINDOW_MS, frame_rows
+from benchmarks.recording import START_MS, WINDOW_MS
 from benchmarks.report import Measure
 from benchmarks.sides import Copied, Product, bench_deployed
 from benchmarks.source_table import ROWS, TABLE, TIME_COLUMN, read_statement, seeded
@@ -63,7 +62,7 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
         Measure(f"COUNT(*) of its {ROWS:,} rows, left out above", count_ms, "ms"),
     ]
     notes = (
-        "baseline: the same frames by the same connection class, counted by their lengths and thrown away",
+        "baseline: the same frames by the same connection, one asked for ahead on both sides, counted and thrown away",
         "a slice: from its claim to its end in the journal, with its last insert, without COUNT(*)",
         f"{options.rounds} rounds a side in turn of {ROWS:,} rows, medians; HBase, the Query Server, ClickHouse and "
         "both sides share the cores",
@@ -74,30 +73,10 @@ def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Seque
 def drain(config: PhoenixConfig) -> float:
     """Seconds that it takes to fetch the window's frames, as many rows each as the product asks for."""
     connection = QueryServerConnection(config)
-    client, connection_id = connection._client, connection._id
     pace = FramePace(config.fetch_rows, config.max_frame_bytes)
     began = time.monotonic()
-    statement = client.create_statement(connection_id)
-    execute = requests_pb2.PrepareAndExecuteRequest(
-        connection_id=connection_id,
-        statement_id=statement,
-        sql=read_statement(START_MS, START_MS + WINDOW_MS),
-        first_frame_max_size=pace.begin(),
-    )
-    data = client._apply(execute, "ExecuteResponse")
-    frame = responses_pb2.ExecuteResponse.FromString(data).results[0].first_frame
-    rows, done = len(frame.rows), frame.done
-    total, size = rows, len(data)
-    while not done:
-        request = requests_pb2.FetchRequest(
-            connection_id=connection_id,
-            statement_id=statement,
-            offset=total,
-            frame_max_size=pace.next(rows, size),
-        )
-        data = client._apply(request)
-        rows, done = frame_rows(data)
-        total, size = total + rows, len(data)
+    statement = read_statement(START_MS, START_MS + WINDOW_MS)
+    total = sum(frame.count for frame in connection.frames(statement, pace, "draining"))
     seconds = time.monotonic() - began
     connection.close()
     assert total == ROWS, f"{total} rows were drained of {ROWS}"

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from phoenixdb.avatica.proto.common_pb2 import WireMessage
+from phoenixdb.avatica.proto.responses_pb2 import FetchResponse
 
 from devstack.dataset import MAIN_COLUMNS, rows_of
 from devstack.query_server_proxy import QueryServerProxy
@@ -72,7 +74,11 @@ def test_one_frame_is_asked_for_ahead_and_none_behind_the_last(
         # 1, 8, 64, 500, 500 … of 6,500 rows, and the last one, which has none and says that it is the last.
         rows = [FIRST_FRAME_ROWS, 8, 64, *[FETCH_ROWS] * 12, 427]
         assert [batch.rows for batch in batches] == rows
-        assert len(proxy.asked("Fetch")) in (len(rows) - 1, len(rows))
+        answers = [
+            FetchResponse.FromString(WireMessage.FromString(one.answered.body).wrapped_message).frame
+            for one in proxy.asked("Fetch")
+        ]
+        assert [frame.done for frame in answers] == [False] * (len(answers) - 1) + [True]
     assert by_key(rows_read(iter(batches))) == by_key([as_read(row) for row in rows_of(SPEC)])
 
 
@@ -85,9 +91,6 @@ def test_a_read_that_is_given_up_leaves_nobody_waiting_for_its_next_frame(
     reading = reader.read(ALL)
     assert next(reading).rows == FIRST_FRAME_ROWS
     (waiting,) = [thread for thread in asking() if thread not in before]
-    time.sleep(0.3)
-    assert waiting.is_alive(), "no answer has come"
-
     reading.close()  # type: ignore[attr-defined]
 
     waiting.join(5.0)

@@ -35,6 +35,17 @@ def test_a_key_that_stands_in_two_rows_of_the_buffer_leaves_clean_alone(world: W
     assert world.leftovers() == []
 
 
+@pytest.mark.parametrize("quick", ["SELECT count() + 1 FROM {buffer}", "SELECT no_such_function(1) FROM {buffer}"])
+def test_the_groups_decide_where_the_quick_look_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch, quick: str
+) -> None:
+    """It finds suspects that are no repeats, or an old server does not know what it is made of."""
+    monkeypatch.setattr(publish_sql, "NOT_ASCENDING", quick)
+    world.load(rows(100))
+    world.publish(distinct=100)
+    assert world.clean() == sorted(rows(100))
+
+
 @pytest.mark.parametrize(
     ("key_type", "keys", "suspects", "repeated"),
     [

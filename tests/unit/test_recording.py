@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from phoenixdb.avatica.proto import common_pb2, responses_pb2
+from phoenixdb.avatica.proto import common_pb2
 
-from benchmarks.recording import START_MS, WINDOW_MS, BadRecording, CannedTable, Recording, frame_rows, parse, row_edges
+from benchmarks.recording import START_MS, WINDOW_MS, BadRecording, CannedTable, Recording, parse, row_edges
 
 TIMES = [START_MS + 250_000, START_MS, START_MS + 100_001, START_MS + WINDOW_MS - 1, START_MS + 100_001]
 LONG = "x" * 20_000  # its length takes three bytes
@@ -98,15 +98,6 @@ def test_a_window_is_half_open_and_may_lie_across_repeats(recording: Recording) 
     assert times(START_MS + 2 * WINDOW_MS, START_MS + 9 * WINDOW_MS) == []
 
 
-@pytest.mark.parametrize(("offset", "done"), [(0, False), (0, True), (5_000, False), (123_456, True)])
-def test_rows_of_an_answer_are_counted_by_its_lengths(recording: Recording, offset: int, done: bool) -> None:
-    frame = common_pb2.Frame.FromString(recording.rows)
-    frame.offset, frame.done = offset, done
-    answer = responses_pb2.FetchResponse(frame=frame, metadata={"server_address": "pqs.example:8765"})
-    assert frame_rows(answer.SerializeToString()) == (5, done)
-    assert frame_rows(responses_pb2.FetchResponse(frame=common_pb2.Frame(done=True)).SerializeToString()) == (0, True)
-
-
 def test_what_is_no_row_is_refused() -> None:
     rows = rows_of(("a", START_MS))
     with pytest.raises(BadRecording, match="the last row ends at"):
@@ -115,5 +106,3 @@ def test_what_is_no_row_is_refused() -> None:
         list(row_edges(b"\x08\x01" + rows))
     with pytest.raises(BadRecording, match="not a time of 6 bytes"):
         parse(rows, 0)
-    with pytest.raises(BadRecording, match="instead of a frame"):
-        frame_rows(responses_pb2.FetchResponse(missing_statement=True).SerializeToString())

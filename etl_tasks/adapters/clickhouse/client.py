@@ -40,7 +40,14 @@ OLDER_NAMES: Mapping[str, str] = {
 """Settings that older servers know by another name."""
 
 OPTIONAL_SETTINGS = frozenset(
-    {"max_table_size_to_drop", "max_partition_size_to_drop", "async_insert", "insert_deduplicate", "optimize_on_insert"}
+    {
+        "async_insert",
+        "insert_deduplicate",
+        "max_partition_size_to_drop",
+        "max_table_size_to_drop",
+        "optimize_on_insert",
+        "optimize_read_in_window_order",
+    }
 )
 """Settings whose absence means that the server has no such behaviour to turn off."""
 
@@ -61,6 +68,7 @@ ALL_SETTINGS = (
     "mutations_sync",
     "optimize_aggregation_in_order",
     "optimize_on_insert",
+    "optimize_read_in_window_order",
     "optimize_throw_if_noop",
     "receive_timeout",
     "skip_unavailable_shards",

@@ -27,6 +27,7 @@ class ErrorCode(IntEnum):
     NUMBER_OF_COLUMNS_DOES_NOT_MATCH = 20
     ATTEMPT_TO_READ_AFTER_EOF = 32
     BAD_ARGUMENTS = 36
+    UNKNOWN_FUNCTION = 46
     UNKNOWN_IDENTIFIER = 47
     NOT_IMPLEMENTED = 48
     TYPE_MISMATCH = 53
@@ -141,6 +142,7 @@ def _table() -> Mapping[ErrorCode, type[errors.EtlError]]:
         errors.TerminalError: (
             code.BAD_ARGUMENTS,
             code.SYNTAX_ERROR,
+            code.UNKNOWN_FUNCTION,
             code.UNKNOWN_SETTING,
             code.READONLY,
             code.ACCESS_DENIED,

@@ -119,6 +119,7 @@ class ClickHouseExamination:
             "mutations_sync": "0",
             "optimize_aggregation_in_order": "1",
             "optimize_on_insert": "0",
+            "optimize_read_in_window_order": "1",
             "optimize_throw_if_noop": "1",
             "skip_unavailable_shards": "0",
         }

@@ -99,11 +99,15 @@ WHERE database = %(database)s AND table = %(table)s AND partition_id = %(partiti
 COUNT_PARTITION = "SELECT count() FROM {table} WHERE toYYYYMMDD({ts}) = %(partition)s"
 
 # Rows whose key is not seen to be greater than that of the row before: repeats, and keys that do not compare (NULL,
-# NaN). Four times as fast as to count groups; a window function, so that memory does not grow with the rows either.
+# NaN). Four times as fast as to count groups; read in key order as well, so that memory does not grow with the rows.
+# The names have blanks, lest a column be called so.
 NOT_ASCENDING = """
-SELECT countIf(compared = 2 AND NOT ifNull(previous < own, 0))
+SELECT countIf(`rows of the pair` = 2 AND NOT ifNull(`key before` < `its key`, 0))
 FROM (
-    SELECT tuple({key}) AS own, lagInFrame(tuple({key})) OVER pair AS previous, count() OVER pair AS compared
+    SELECT
+        tuple({key}) AS `its key`,
+        lagInFrame(tuple({key})) OVER pair AS `key before`,
+        count() OVER pair AS `rows of the pair`
     FROM {buffer}
     WHERE toYYYYMMDD({ts}) = %(partition)s
     WINDOW pair AS (ORDER BY {key} ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)

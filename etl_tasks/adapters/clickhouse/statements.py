@@ -86,7 +86,11 @@ class Statements:
             key=beside_parameters(work.clean_facts.sorting_key),
             windows=self.windows_sql,
         )
-        settings: dict[str, Setting] = {**self.heavy(), "optimize_aggregation_in_order": 1}
+        settings: dict[str, Setting] = {
+            **self.heavy(),
+            "optimize_aggregation_in_order": 1,
+            "optimize_read_in_window_order": 1,
+        }
         (count,) = single(self.execute(work, sql, {"partition": self.request.partition}, settings))
         return int(count)
 

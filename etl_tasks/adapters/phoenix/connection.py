@@ -98,23 +98,28 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
         self._wanted = threading.Event()
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="ask")
 
+    def _post_request(self, body: bytes) -> requests.Response:
+        """phoenixdb's would make a session of its own, without time-outs, where ours was dropped."""
+        session = self.session
+        if session is None:
+            raise StatementLost("the connection was dropped: read again")
+        return session.post(self.url.geturl(), data=body)
+
     def ask(self, request: Any) -> requests.Response:
         """Send the request; the answer, whose body is still to come. Raises what the session raises."""
         message = common_pb2.WireMessage(
             name=f"{_REQUESTS}{type(request).__name__}", wrapped_message=request.SerializeToString()
         )
-        response: requests.Response = self._post_request(message.SerializeToString())
-        return response
+        return self._post_request(message.SerializeToString())
 
     def ask_ahead(self, request: Any) -> Callable[[], requests.Response]:
-        """As ``ask``, in a thread, and returns as soon as the request is out: call what is returned for the answer.
+        """As ``ask``, in a thread, and returns when a request is out: call what is returned for the answer.
 
         Nothing else may be asked before that call.
         """
         self._sent.clear()
         self._wanted.clear()
         asked = self._asking.submit(self._ask_and_wait, request)
-        asked.add_done_callback(lambda _: self._sent.set())  # a request that failed is never sent
         # Without this wait the thread would get the interpreter only once the frame is decoded.
         self._sent.wait()
 
@@ -125,7 +130,10 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
         return answer
 
     def _ask_and_wait(self, request: Any) -> requests.Response:
-        response = self.ask(request)
+        try:
+            response = self.ask(request)
+        finally:
+            self._sent.set()  # also when it failed before
         if not self._wanted.wait(_LEFT_LYING_S):
             body: BoundedBody = response.raw  # type: ignore[assignment]
             body.take()
@@ -136,13 +144,15 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
         return self.read(self.ask(request), expected)
 
     def abandon(self) -> None:
-        """Ask nothing more; a thread that waits for an answer ends."""
+        """Ask nothing more; a thread that waits for an answer ends. May be repeated, and must be when it was
+        interrupted.
+        """
         self._wanted.set()
         self._asking.shutdown(wait=False, cancel_futures=True)
-        session, self.session = self.session, None  # the client's own __del__ then has nothing to do
-        if session is not None:
-            session.sockets.shut()
-            session.close()
+        if self.session is not None:
+            self.session.sockets.shut()
+            self.session.close()
+            self.session = None  # the client's own __del__ then has nothing to do
 
     def read(self, response: requests.Response, expected: str) -> Answer:
         """Find the message in the answer, of the type ``expected``.
@@ -231,6 +241,7 @@ class QueryServerConnection:
             frame.offset = expected  # one without rows may say anything
             expected += count
             asked = None
+            after = f"{context}, after {expected} rows"
             if not done:
                 request = requests_pb2.FetchRequest(
                     connection_id=self._id,
@@ -238,12 +249,12 @@ class QueryServerConnection:
                     offset=expected,
                     frame_max_size=next_rows(count, size),
                 )
-                asked = self._client.ask_ahead(request)
+                with phoenix_errors(after):
+                    asked = self._client.ask_ahead(request)
             yield frame
             del frame
             if asked is None:
                 break
-            after = f"{context}, after {expected} rows"
             with phoenix_errors(after):
                 answer = self._client.read(asked(), "FetchResponse")
                 frame = frame_of(answer, first=False, context=after)
