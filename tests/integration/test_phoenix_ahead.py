@@ -71,7 +71,7 @@ def test_one_frame_is_asked_for_ahead_and_none_behind_the_last(
         time.sleep(0.5)
         assert len(proxy.asked("Fetch")) == 1, "one frame ahead, not more"
         batches += reading
-        # 1, 8, 64, 500, 500 … of 6,500 rows, and the last one, which has none and says that it is the last.
+        # Of 6,500 rows. A frame without rows, to say that it was the last one, is no batch.
         rows = [FIRST_FRAME_ROWS, 8, 64, *[FETCH_ROWS] * 12, 427]
         assert [batch.rows for batch in batches] == rows
         answers = [

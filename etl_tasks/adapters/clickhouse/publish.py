@@ -243,9 +243,7 @@ class PartitionPublish:
             if not self._statements.count(work, publish_sql.NOT_ASCENDING, table=self._fence.buffer):
                 return 0
         except (ResourceExhausted, TerminalError) as error:
-            if code_of(error) in SIGNS_OF_A_NEWER_PUBLISH:
-                raise
-            # An old server sorts for it, or does not know it; what needs neither decides.
+            # An old server sorts for it, or does not know it; what needs neither decides, or fails by itself.
             log.info("keys_counted_by_groups", host=str(work.connection.host), error=str(error))
         return self._statements.count(work, publish_sql.REPEATED_KEYS, table=self._fence.buffer)
 

@@ -181,7 +181,9 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
 
 
 class QueryServerConnection:
-    """An open connection. After any error call ``discard`` and make a new one; not for several threads."""
+    """An open connection. After any error call ``discard`` and make a new one; not for several threads, but for the one
+    of its own that asks ahead.
+    """
 
     def __init__(self, config: PhoenixConfig) -> None:
         self._place = config.place

@@ -33,7 +33,7 @@ class TimeoutAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """As HTTPAdapter, with connections that ``sockets`` knows."""
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = dict(self._sockets.pools)
+        self.poolmanager.pool_classes_by_scheme = self._sockets.pools
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As HTTPAdapter, with the time-outs whatever the caller said."""

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -21,7 +20,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self.sent = threading.Event()
-        self.pools: Mapping[str, type[HTTPConnectionPool]] = _pools_known_to(self)
+        self.pools = _pools_known_to(self)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._shut = False
@@ -46,7 +45,7 @@ class Sockets:
                 _shut_down(opened)
 
 
-def _pools_known_to(sockets: Sockets) -> Mapping[str, type[HTTPConnectionPool]]:
+def _pools_known_to(sockets: Sockets) -> dict[str, type[HTTPConnectionPool]]:
     class Plain(HTTPConnection):
         """A connection that says what it does."""
 
