@@ -181,3 +181,16 @@ def resident_bytes(members: Sequence[Identity]) -> int:
             continue  # it has just ended
         total += pages * os.sysconf("SC_PAGE_SIZE")
     return total
+
+
+def unread_bytes(port: int) -> int:
+    """What has arrived on connections to the TCP port (IPv4) and nobody has read yet.
+
+    The columns are in the kernel's Documentation/networking/proc_net_tcp.rst.
+    """
+    total = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues = line.split()[:5]
+        if state == "01" and int(local.partition(":")[2], 16) == port:  # (ESTABLISHED)
+            total += int(queues.partition(":")[2], 16)
+    return total

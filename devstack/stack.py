@@ -19,7 +19,7 @@ from devstack.oracle import STATE_FILE
 from devstack.part import Part
 from devstack.phoenix import HBase, QueryServer
 from devstack.postgres import Postgres
-from devstack.process import family, resident_bytes
+from devstack.process import family, resident_bytes, unread_bytes
 from devstack.redis import Redis
 
 CORE = ("postgres", "redis", *SHARDS)
@@ -147,6 +147,11 @@ class Stack:
     def resume(self, name: str) -> None:
         """Let a frozen part go on (SIGCONT)."""
         self._send(name, signal.SIGCONT)
+
+    def unread_bytes(self, name: str) -> int:
+        """What clients have sent to a part and it has not taken: of a frozen one, the requests that wait for it."""
+        part = self._part(*self._known([name]))
+        return sum(unread_bytes(self.config.port(port)) for port in part.port_names)
 
     def pid(self, name: str) -> int | None:
         """The pid of a part, or None when it does not run."""

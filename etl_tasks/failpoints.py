@@ -32,6 +32,7 @@ class Failpoint(StrEnum):
     SLICE_CLAIMED = "slice.claimed"  # run, slice, attempt
     SLICE_FRAME_READ = "slice.frame_read"  # run, slice, attempt: a frame has come, its rows are on no way yet
     SLICE_INSERTING = "slice.inserting"  # run, slice, attempt: a block is about to go to RAW, nothing is asked any more
+    SLICE_ABANDONING = "slice.abandoning"  # run, slice, attempt: what it still waits for is about to be ended
     SLICE_INSERTED = "slice.inserted"  # run, slice, attempt: all rows are in RAW, the journal does not know
     SLICE_FINISHED = "slice.finished"  # run, slice, attempt: the journal knows, nobody was told
     SLICE_SPLIT = "slice.split"  # run, slice, attempt: the halves are in the journal and not sent

@@ -155,7 +155,7 @@ class _Attempt:
                 self._checkpoint()
                 with (
                     turn_to_read(context.turns, self._claim, self._turn_rules, self._pause) as turn,
-                    InterruptedByStop(self._checkpoint, context.interrupt, context.abandon_loader),
+                    InterruptedByStop(self._checkpoint, context.interrupt, self._abandon),
                 ):
                     loader = context.open_loader()
                     # The last insert asks nothing of the source: others may read meanwhile.
@@ -270,6 +270,10 @@ class _Attempt:
             self._slices.note_overload(self._claim, error)
         except TransientError as away:
             log.warning("overload_not_noted", error=str(away))
+
+    def _abandon(self) -> None:
+        _reach(Failpoint.SLICE_ABANDONING, self._claim)
+        self._context.abandon_loader()
 
     def _checkpoint(self) -> None:
         self._lease.checkpoint()

@@ -132,7 +132,8 @@ def test_the_soft_time_limit_amid_a_read_splits_the_slice(changed: Deployment, s
     run_id = plan(changed)
     changed.start_worker(concurrency=1)
     with frozen_source(stack):
-        (late,) = until_true(lambda: running(changed, run_id), "a slice is being loaded", changed)
+        until_true(lambda: stack.unread_bytes("pqs"), "the source has been asked", changed)
+        (late,) = running(changed, run_id)
         # What the worker's main sends when the limit has passed.
         os.kill(int(late.worker.rsplit(":", 1)[1]), signal.SIGUSR1)
         until_true(lambda: not [s for s in running(changed, run_id) if s.id == late.id], "it is split", changed)

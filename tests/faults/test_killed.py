@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -36,11 +35,11 @@ def test_a_child_killed_at_a_slice(world: World, place: str) -> None:
 def test_a_child_killed_between_a_splits_commit_and_its_messages(world: World) -> None:
     armed = world.failpoints.arm("slice.split")
     run_id = world.plan()
-    world.deployment.start_worker()
+    world.deployment.start_worker(concurrency=1)
     with world.frozen("pqs"):
-        (late, *_) = world.deployment.until(lambda: world.running(run_id), "a slice is being loaded")
+        world.deployment.until(lambda: world.stack.unread_bytes("pqs"), "the source has been asked")
+        (late, *_) = world.running(run_id)
         # The soft time limit amid a read, as the worker's main tells it: the slice is split.
-        time.sleep(1.5)  # (from the claim to the read that hangs)
         os.kill(int(late.worker.rsplit(":", 1)[1]), signal.SIGUSR1)
         assert int(armed.wait()["slice"]) == late.id
 

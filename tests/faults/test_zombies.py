@@ -34,6 +34,8 @@ PUBLISH_PLACES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("place", ["slice.frame_read", "slice.inserting"])
 def test_a_loader_that_wakes_with_older_rows_in_hand(world: World, place: str) -> None:
     stopped = world.failpoints.arm(place, "stop")
+    # A block on its way has a second before it is ended, which is too short on a busy machine: here it arrives.
+    abandoning = world.failpoints.arm("slice.abandoning", "hold")
     run_id = world.plan()
     world.deployment.start_worker(queues=LOADING)
     hit = stopped.wait(timeout_s=PATIENCE_S)
@@ -47,6 +49,9 @@ def test_a_loader_that_wakes_with_older_rows_in_hand(world: World, place: str) -
 
         stopped.resume()
 
+        if place == "slice.inserting":
+            world.deployment.until(lambda: raw_rows(world, held) > newest, "the older rows are there", PATIENCE_S)
+        abandoning.release()
         world.deployment.until(lambda: "slice_lost" in log(world), "the woken one has noticed", PATIENCE_S)
         late = raw_rows(world, held) - newest
     # Amid its reading it asks whether it is still the owner. What it had begun to send arrives, and is older.
