@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clickhouse_driver.errors import ServerException
@@ -21,6 +23,7 @@ from devstack.stack import Stack
 PHOENIX = False
 LEAST_SPEED_UP = 2.0
 ARGMAX = "argMax a column"
+OURS, MORE = "the product, a day's first publish", "the product, ten minutes more of that day"
 NARROW_FROM_ROWS = 5_000_000
 """From so many rows on the table has nine columns, so that the day is gigabytes and not tens of them."""
 
@@ -36,39 +39,55 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stack: Stack, scratch: Path, options: argparse.Namespace) -> tuple[Sequence[Measure], Sequence[str]]:
-    """Each form ``--publish-rounds`` times. Raises AssertionError when the product's is not exact."""
+    """Each form ``--publish-rounds`` times, on both shards and on one node. Raises AssertionError when the product's is
+    not exact.
+    """
     rows: int = options.publish_rows
-    narrow = rows >= NARROW_FROM_ROWS
+    columns = NARROW if rows >= NARROW_FROM_ROWS else None
+    measures: list[Measure] = []
+    for shards in (True, False):
+        with GeneratedDay(stack, "publish", rows, columns, shards=shards) as day:
+            where = f"{rows:,} keys, {'2 shards' if shards else '1 node'}"
+            print(f"  {where}, {len(day.columns)} columns", flush=True)
+            measures.extend(_measures(_compare(day, rows, options.publish_rounds), where, bounded=shards))
+    return measures, _notes(len(day.columns))
+
+
+@dataclass
+class _Form:
+    """What one way to publish took, a cost a round, and whether it left what it must."""
+
+    costs: list[Cost] = field(default_factory=list)
+    exact: bool = False
+
+
+def _compare(day: GeneratedDay, rows: int, rounds: int) -> dict[str, _Form]:
     newer = range(rows // 2, rows // 2 + rows // 5)
-    with GeneratedDay(stack, "publish", rows, NARROW if narrow else None) as day:
-        day.fill(0, rows, 1)
-        day.fill(newer.start, len(newer), 2)
-        owed = day.expected(rows, newer)
-        print(f"  RAW has {rows + len(newer):,} rows of {len(day.columns)} columns", flush=True)
-        costs: dict[str, list[Cost]] = {}
-        right: dict[str, bool] = {}
-        ours, more = "the product, a day's first publish", "the product, ten minutes more of that day"
-        windows = {ours: day.day, more: window_of(day, 12 * 60, 10)}
-        for _ in range(options.publish_rounds):
-            day.query(f"TRUNCATE TABLE {day.config.clean_table}", max_table_size_to_drop=0)
-            for name, window in windows.items():
-                costs.setdefault(name, []).append(day.publish(window))
-                assert day.found(day.config.clean_table) == owed, f"{name} did not leave what it must"
-                right[name] = True
-            for name, select in _rivals(day).items():
-                try:
-                    costs.setdefault(name, []).append(_replace_by(day, select))
-                    right[name] = day.found(f"{day.database}.rival_clean") == owed
-                except ServerException as error:
-                    print(f"  {name}: {str(error)[:200]}", flush=True)
-            for name, taken in costs.items():
-                if taken:
-                    print(f"  {name}: {taken[-1].seconds:.1f} s, {taken[-1].peak_mb:.0f} MB", flush=True)
-    return _measures(costs, right, ours, rows), _notes(len(day.columns))
+    day.fill(0, rows, 1)
+    day.fill(newer.start, len(newer), 2)
+    owed = day.expected(rows, newer)
+    windows = {OURS: day.day, MORE: window_of(day, 12 * 60, 10)}
+    forms: dict[str, _Form] = defaultdict(_Form)
+    for _ in range(rounds):
+        day.query(f"TRUNCATE TABLE {day.config.clean_table}", max_table_size_to_drop=0)
+        for name, window in windows.items():
+            forms[name].costs.append(day.publish(window))
+            assert day.found(day.config.clean_table) == owed, f"{name} did not leave what it must"
+            forms[name].exact = True
+        for name, select in _rivals(day).items():
+            try:
+                forms[name].costs.append(_replace_by(day, select))
+                forms[name].exact = day.found(f"{day.database}.rival_clean") == owed
+            except ServerException as error:
+                print(f"  {name}: {str(error)[:200]}", flush=True)
+        for name, form in forms.items():
+            if form.costs:
+                print(f"  {name}: {form.costs[-1].seconds:.1f} s, {form.costs[-1].peak_mb:.0f} MB", flush=True)
+    return {name: form for name, form in forms.items() if form.costs}
 
 
 def _rivals(day: GeneratedDay) -> dict[str, str]:
-    names, key, raw = ", ".join(day.columns), ", ".join(KEY), day.config.raw_table
+    names, key, raw = ", ".join(day.columns), ", ".join(KEY), day.raw_table
     where = f"WHERE toYYYYMMDD(opd) = {day.partition}"
     rest = [name for name in day.columns if name not in KEY]
     each = ", ".join(name if name in KEY else f"argMax(r.{name}, r.{VERSION})" for name in day.columns)
@@ -106,25 +125,23 @@ def _replace_by(day: GeneratedDay, select: str) -> Cost:
     )
 
 
-def _measures(costs: dict[str, list[Cost]], right: dict[str, bool], ours: str, rows: int) -> list[Measure]:
-    seconds = {name: statistics.median(cost.seconds for cost in taken) for name, taken in costs.items() if taken}
-    peaks = {name: statistics.median(cost.peak_mb for cost in taken) for name, taken in costs.items() if taken}
-    baseline_s, baseline_mb = seconds.get(ARGMAX), peaks.get(ARGMAX)
-    bound = baseline_s / LEAST_SPEED_UP if baseline_s else None
+def _measures(forms: dict[str, _Form], where: str, *, bounded: bool) -> list[Measure]:
+    """``bounded``: the product's time has the issue's bound."""
+    seconds = {name: statistics.median(cost.seconds for cost in form.costs) for name, form in forms.items()}
+    peaks = {name: statistics.median(cost.peak_mb for cost in form.costs) for name, form in forms.items()}
+    cpu = {name: statistics.median(cost.cpu_s for cost in form.costs) for name, form in forms.items()}
+    baseline_s = seconds.get(ARGMAX)
+    bound = baseline_s / LEAST_SPEED_UP if bounded and baseline_s else None
     measures = []
-    for name, taken in costs.items():
-        if not taken:
-            continue
-        said = "exact" if right.get(name) else "WRONG: it skips NULL"
+    for name, form in forms.items():
+        said = "exact" if form.exact else "WRONG: it skips NULL"
         measures.append(
-            Measure(f"{rows:,} keys: {name}", seconds[name], "s", bound if name == ours else None, baseline_s, said)
+            Measure(f"{where}: {name}", seconds[name], "s", bound if name == OURS else None, baseline_s, said)
         )
-    for name in peaks:
-        measures.append(Measure(f"peak memory: {name}", peaks[name], "MB", None, baseline_mb))
-    for name, taken in costs.items():
-        if taken:
-            cpu_s = statistics.median(cost.cpu_s for cost in taken)
-            measures.append(Measure(f"CPU of the server: {name}", cpu_s, "s"))
+    measures += [Measure(f"{where}: peak memory: {name}", peaks[name], "MB", None, peaks.get(ARGMAX)) for name in forms]
+    measures += [
+        Measure(f"{where}: CPU of the servers: {name}", cpu[name], "s", None, cpu.get(ARGMAX)) for name in forms
+    ]
     return measures
 
 
