@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -48,10 +49,11 @@ class Asked:
 class QueryServerProxy:
     """Context manager: listens on a port of its own on 127.0.0.1 and passes requests on to the server of ``url``.
 
-    A client keeps its connection to the proxy while the server behind is restarted, as behind a load balancer.
+    A client keeps its connection to the proxy while the server behind is restarted, as behind a load balancer. With
+    ``tls`` it speaks https.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         target = urlsplit(url)
         self._target = target.hostname or "", target.port or 80
         self._lock = threading.Lock()
@@ -93,7 +95,10 @@ class QueryServerProxy:
 
         self.faults: list[str] = []
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        if tls is not None:
+            # The handshake is left to the thread of the request, which may wait for it.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}/"
 
     def __enter__(self) -> QueryServerProxy:
         threading.Thread(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from phoenixdb.avatica.proto.common_pb2 import WireMessage
 from phoenixdb.avatica.proto.responses_pb2 import FetchResponse
 
@@ -29,12 +32,12 @@ FETCH_ROWS = 500
 
 
 @pytest.fixture
-def through(table: str) -> Iterator[Callable[[str], PhoenixSource]]:
+def through(table: str) -> Iterator[Callable[..., PhoenixSource]]:
     """Makes a source that asks at another address."""
     made: list[PhoenixSource] = []
 
-    def make(url: str) -> PhoenixSource:
-        settings: dict[str, Any] = {"table": table, "ts_column": "opd", "columns": MAIN_COLUMNS}
+    def make(url: str, **more: Any) -> PhoenixSource:
+        settings: dict[str, Any] = {"table": table, "ts_column": "opd", "columns": MAIN_COLUMNS, **more}
         made.append(PhoenixSource(PhoenixConfig(url=url, fetch_rows=FETCH_ROWS, **settings)))
         return made[-1]
 
@@ -62,7 +65,7 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 def test_one_frame_is_asked_for_ahead_and_none_behind_the_last(
-    pqs_url: str, through: Callable[[str], PhoenixSource]
+    pqs_url: str, through: Callable[..., PhoenixSource]
 ) -> None:
     with QueryServerProxy(pqs_url) as proxy:
         reading = through(proxy.url).read(ALL)
@@ -83,7 +86,7 @@ def test_one_frame_is_asked_for_ahead_and_none_behind_the_last(
 
 
 def test_a_read_that_is_given_up_leaves_nobody_waiting_for_its_next_frame(
-    relay: Relay, through: Callable[[str], PhoenixSource]
+    relay: Relay, through: Callable[..., PhoenixSource]
 ) -> None:
     reader = through(f"http://127.0.0.1:{relay.port}/")
     relay.silence_at(b"FetchRequest")
@@ -100,7 +103,7 @@ def test_a_read_that_is_given_up_leaves_nobody_waiting_for_its_next_frame(
 
 
 def test_an_answer_that_nobody_comes_for_is_taken_off_the_wire(
-    relay: Relay, through: Callable[[str], PhoenixSource], monkeypatch: pytest.MonkeyPatch
+    relay: Relay, through: Callable[..., PhoenixSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As while an insert hangs: the Query Server would break it off after some time."""
     taken = threading.Event()
@@ -120,3 +123,27 @@ def test_an_answer_that_nobody_comes_for_is_taken_off_the_wire(
     assert next(reading).rows == 8, "it is here already"
     with pytest.raises(EtlError):
         next(reading)
+
+
+def test_over_tls_a_frame_is_asked_for_ahead_as_well_and_a_read_may_be_given_up(
+    pqs_url: str, through: Callable[..., PhoenixSource], tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with QueryServerProxy(pqs_url, tls) as proxy:
+        reader = through(proxy.url, ca_file=str(tmp_path / "ca.pem"))
+        before = asking()
+        reading = reader.read(ALL)
+        batches = [next(reading)]
+        until(lambda: len(proxy.asked("Fetch")) == 1, "the next frame was not asked for")
+        batches += reading
+        assert by_key(rows_read(iter(batches))) == by_key([as_read(row) for row in rows_of(SPEC)])
+
+        given_up = reader.read(ALL)
+        assert next(given_up).rows == FIRST_FRAME_ROWS
+        given_up.close()  # type: ignore[attr-defined]
+
+        until(lambda: set(asking()) <= set(before), "a thread still waits for an answer")
+        assert reader.count(ALL) == SPEC.rows
