@@ -1,4 +1,5 @@
-"""A day of rows that ClickHouse makes itself, in the product's own tables on one node, and what is to come of them.
+"""A day of rows that ClickHouse makes itself, in the product's own tables on one node or two shards, and what is to
+come of them.
 
 A row's values follow from its number and its version, so that what CLEAN must hold is computed from ``numbers()``
 alone, without RAW and without any publish.
@@ -10,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -214,8 +215,10 @@ class GeneratedDay:
         return self._cost(tag, time.monotonic() - began)
 
     def _on_each(self, step: Callable[[int, Client], T]) -> list[T]:
-        """``step`` with every node's place and connection, side by side."""
-        return list(self._pool.map(step, range(len(self._nodes)), self._nodes))
+        """``step`` with every node's place and connection, side by side; raises what a node raised when all ended."""
+        taken = [self._pool.submit(step, number, node) for number, node in enumerate(self._nodes)]
+        wait(taken)
+        return [one.result() for one in taken]
 
     def _select(self, version: str, source: str, stamp: str) -> str:
         time_sql = f"({self.day.start_ms} + (number * {self._step}) % {DAY_MS})"

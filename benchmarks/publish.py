@@ -148,7 +148,8 @@ def _notes(columns: int) -> tuple[str, ...]:
     return (
         f"{columns} columns, 20 % of the keys in two versions; RAW merges nothing meanwhile; a shard has half of the "
         "rows, and every form works on both shards side by side",
-        "the product merges in one thread a shard; the rivals use every core of a node",
+        "the product merges in one thread a shard, the rivals use every core there is: the 2 shards share this "
+        "machine's, and a shard with two cores or more of its own is as the 1 node",
         "the product's times hold its checks and its TTL, the rivals' only INSERT and REPLACE of several parts; ten "
         "minutes more cost the rivals what the day costs them",
         "a statement may hold 3 GB, half of it before it sorts or groups on disk; ratios are to argMax a column",

@@ -58,7 +58,7 @@ class QueryServerProxy:
         self._target = target.hostname or "", target.port or 80
         self._lock = threading.Lock()
         self._asked: list[Asked] = []
-        self._instead: list[tuple[str, Reply | float]] = []
+        self._instead: list[tuple[str, Reply | float | threading.Event]] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,8 @@ class QueryServerProxy:
             def handle_error(self, request: object, client_address: object) -> None:
                 """Keep what went wrong for the end."""
                 error = sys.exception()
-                if not isinstance(error, ConnectionError):
+                # (the second as Python 3.11 says of TLS what the first says of plain text)
+                if not isinstance(error, ConnectionError | ssl.SSLEOFError):
                     proxy.faults.append(repr(error))
 
         self.faults: list[str] = []
@@ -122,7 +123,14 @@ class QueryServerProxy:
     def cut_answer(self, kind: str, share: float) -> None:
         """The server's next answer to this kind of request is cut off after this share of its bytes."""
         with self._lock:
-            self._instead.append((kind, share))
+            self._instead.append((kind, float(share)))
+
+    def hold_answer(self, kind: str) -> threading.Event:
+        """The server's next answer to this kind of request is kept back until the event that is returned is set."""
+        released = threading.Event()
+        with self._lock:
+            self._instead.append((kind, released))
+        return released
 
     def asked(self, kind: str = "", connection: str = "", sql: str = "") -> list[Asked]:
         """Requests answered so far, of this kind, connection and statement's text where given."""
@@ -139,9 +147,12 @@ class QueryServerProxy:
             planned = next((one for one in self._instead if one[0] == kind), None)
             if planned is not None:
                 self._instead.remove(planned)
-        reply = planned[1] if planned is not None and isinstance(planned[1], Reply) else self._pass_on(body)
-        if planned is not None and not isinstance(planned[1], Reply):
-            reply = replace(reply, cut_at=int(planned[1] * len(reply.body)))
+        change = planned[1] if planned is not None else None
+        reply = change if isinstance(change, Reply) else self._pass_on(body)
+        if isinstance(change, threading.Event):
+            change.wait(PATIENCE_S)
+        elif isinstance(change, float):
+            reply = replace(reply, cut_at=int(change * len(reply.body)))
         with self._lock:
             self._asked.append(Asked(kind, connection, statement, sql, reply))
         return reply

@@ -34,8 +34,6 @@ PUBLISH_PLACES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("place", ["slice.frame_read", "slice.inserting"])
 def test_a_loader_that_wakes_with_older_rows_in_hand(world: World, place: str) -> None:
     stopped = world.failpoints.arm(place, "stop")
-    # A block on its way has a second before it is ended, which is too short on a busy machine: here it arrives.
-    abandoning = world.failpoints.arm("slice.abandoning", "hold")
     run_id = world.plan()
     world.deployment.start_worker(queues=LOADING)
     hit = stopped.wait(timeout_s=PATIENCE_S)
@@ -46,6 +44,10 @@ def test_a_loader_that_wakes_with_older_rows_in_hand(world: World, place: str) -
     world.deployment.until(lambda: world.publish_row().publish_state == "due", "all is loaded, by others", PATIENCE_S)
     with merges_stopped(world):
         newest = raw_rows(world, held)
+
+        # A block on its way has a second before it is ended, which is too short on a busy machine: here it arrives.
+        ids = {"slice": held.id, "attempt": int(hit["attempt"])}
+        abandoning = world.failpoints.arm("slice.abandoning", "hold", **ids)
 
         stopped.resume()
 

@@ -133,17 +133,22 @@ def test_over_tls_a_frame_is_asked_for_ahead_as_well_and_a_read_may_be_given_up(
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     with QueryServerProxy(pqs_url, tls) as proxy:
-        reader = through(proxy.url, ca_file=str(tmp_path / "ca.pem"))
-        before = asking()
-        reading = reader.read(ALL)
+        reading = through(proxy.url, ca_file=str(tmp_path / "ca.pem")).read(ALL)
         batches = [next(reading)]
         until(lambda: len(proxy.asked("Fetch")) == 1, "the next frame was not asked for")
         batches += reading
         assert by_key(rows_read(iter(batches))) == by_key([as_read(row) for row in rows_of(SPEC)])
 
+    with QueryServerProxy(pqs_url, tls) as proxy:
+        reader = through(proxy.url, ca_file=str(tmp_path / "ca.pem"))
+        held = proxy.hold_answer("Fetch")
+        before = asking()
         given_up = reader.read(ALL)
         assert next(given_up).rows == FIRST_FRAME_ROWS
+        (waiting,) = [thread for thread in asking() if thread not in before]
         given_up.close()  # type: ignore[attr-defined]
 
-        until(lambda: set(asking()) <= set(before), "a thread still waits for an answer")
+        waiting.join(5.0)
+        assert not waiting.is_alive()
+        held.set()
         assert reader.count(ALL) == SPEC.rows
