@@ -429,7 +429,7 @@ def test_bad_answers(
     del reader
     gc.collect()  # nothing may talk to the server once more from a __del__
     assert type(caught.value) is expected
-    assert time.monotonic() - begun < 20  # far above read_timeout_s (0.4), far below its default (300)
+    assert time.monotonic() - begun < 2
     assert server.connections == 2  # the probe and one request: no retries
     assert "s3cret" not in str(caught.value) and "T at 127.0.0.1" in str(caught.value)
 
@@ -468,7 +468,7 @@ def test_close_of_a_hung_server_is_bounded_and_silent(
     live._client.url = live._client.url._replace(netloc=f"127.0.0.1:{server.port}")
     begun = time.monotonic()
     reader.close()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 2
 
 
 def test_frames_after_an_overload_are_smaller(
