@@ -90,6 +90,11 @@ class World:
         """The first value that each shard answers."""
         return [client.execute(sql)[0][0] for client in self.shards]
 
+    def everywhere_do(self, sql: str) -> None:
+        """The statement on each shard."""
+        for client in self.shards:
+            client.execute(sql)
+
     def leftovers(self) -> list[str]:
         """Buffers that are still there."""
         prefix = self.config.dedup_buf_table.partition(".")[2] + "_"

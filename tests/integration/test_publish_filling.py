@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from etl_tasks.adapters.clickhouse import ClickHouseTarget
+from etl_tasks.adapters.clickhouse import ClickHouseTarget, publish_sql
 from etl_tasks.adapters.clickhouse.client import Connection
 from etl_tasks.core.publishing import StageMetric
 from etl_tasks.errors import ResourceExhausted
@@ -58,8 +59,7 @@ def parts_of_other_days(world: World) -> list[list[tuple[str, int, int, int]]]:
 
 def raw_only(world: World, sql: str) -> None:
     """A statement about RAW's local table, on both shards."""
-    for client in world.shards:
-        client.execute(sql.format(raw=f"{world.config.database}.codes_raw"))
+    world.everywhere_do(sql.format(raw=f"{world.config.database}.codes_raw"))
 
 
 def after_attach_clean(act: Callable[[], None]) -> Callable[[StageMetric], None]:
@@ -72,7 +72,8 @@ def after_attach_clean(act: Callable[[], None]) -> Callable[[StageMetric], None]
     return on_stage
 
 
-def test_the_buffer_is_merged_in_large_blocks_that_the_server_bounds_in_bytes(world: World) -> None:
+def buffers_made(world: World) -> list[str]:
+    """The engines of both shards' buffers amid a publish of ten rows."""
     world.load(rows(10))
     made: list[str] = []
 
@@ -89,12 +90,72 @@ def test_the_buffer_is_merged_in_large_blocks_that_the_server_bounds_in_bytes(wo
 
     world.publish(distinct=10, on_stage=after_attach_clean(look))
 
-    assert made
+    assert len(made) == 2
+    assert world.clean() == sorted(rows(10))
+    return made
+
+
+def clean_codecs(world: World) -> list[Any]:
+    """What each shard's only part of CLEAN is compressed with."""
+    return world.everywhere(
+        "SELECT any(default_compression_codec) FROM system.parts "
+        f"WHERE database = '{world.config.database}' AND table = 'codes' AND active HAVING count() = 1"
+    )
+
+
+def test_the_buffer_is_merged_in_large_blocks_that_the_server_bounds_in_bytes(world: World) -> None:
+    made = buffers_made(world)
+
     assert all("merge_max_block_size = 65536" in engine for engine in made)
     ((most_bytes,),) = world.shards[0].execute(
         "SELECT toUInt64(value) FROM system.merge_tree_settings WHERE name = 'merge_max_block_size_bytes'"
     )
     assert 0 < most_bytes <= 64 << 20
+
+
+@pytest.mark.parametrize("answer", ["SELECT 0, 0", "SELECT no_such_function(1)"])
+def test_a_server_that_knows_no_settings_of_merges_is_told_none(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """An old one, or one that lets nobody look."""
+    monkeypatch.setattr(publish_sql, "MERGE_SETTINGS", answer)
+    made = buffers_made(world)
+    assert not any("merge_max_block_size" in engine or "compression" in engine for engine in made)
+
+
+def test_a_published_part_is_compressed_as_quickly_as_an_insert(world: World) -> None:
+    """The server would choose by a part's size: the buffer says it whatever the size."""
+    made = buffers_made(world)
+    assert all("default_compression_codec = 'LZ4'" in engine for engine in made)
+    assert clean_codecs(world) == ["LZ4", "LZ4"]
+
+
+def test_clean_says_what_its_parts_are_compressed_with(world: World) -> None:
+    world.everywhere_do(f"ALTER TABLE {world.config.clean_table} MODIFY SETTING default_compression_codec = 'ZSTD(7)'")
+    world.load(rows(100))
+    world.publish(distinct=100)
+    assert clean_codecs(world) == ["ZSTD(7)", "ZSTD(7)"]
+    assert world.clean() == sorted(rows(100))
+
+
+def test_a_published_part_is_recompressed_when_clean_says_so(world: World) -> None:
+    """As the README has it, with a minute in place of days: the rows are of yesterday."""
+    world.everywhere_do(
+        f"ALTER TABLE {world.config.clean_table} MODIFY SETTING merge_with_recompression_ttl_timeout = 0"
+    )
+    world.everywhere_do(
+        f"ALTER TABLE {world.config.clean_table} "
+        "MODIFY TTL toDateTime(opd) + INTERVAL 1 MINUTE RECOMPRESS CODEC(ZSTD(5))"
+    )
+    world.load(rows(100))
+    world.publish(distinct=100)
+
+    deadline = time.monotonic() + 30
+    while clean_codecs(world) != ["ZSTD(5)", "ZSTD(5)"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert clean_codecs(world) == ["ZSTD(5)", "ZSTD(5)"]
+    assert world.clean() == sorted(rows(100))
 
 
 def test_a_day_that_raw_has_for_the_first_time_is_written_once(world: World) -> None:

@@ -31,14 +31,14 @@ PARTITION BY {partition_key}
 PRIMARY KEY ({primary_key})
 ORDER BY ({sorting_key})
 SETTINGS storage_policy = {storage_policy}, max_bytes_to_merge_at_max_space_in_pool = 1,
-    max_bytes_to_merge_at_min_space_in_pool = 1{merge_block}
+    max_bytes_to_merge_at_min_space_in_pool = 1{merging}
 """
 
-# Whether the server bounds the blocks of a merge in bytes, whatever their rows.
-MERGE_BLOCKS_BOUNDED = """
-SELECT count()
+# What the server knows to tell a merge: a bound of its blocks in bytes, whatever their rows, and a codec.
+MERGE_SETTINGS = """
+SELECT countIf(name = 'merge_max_block_size_bytes' AND toUInt64OrZero(value) > 0),
+    countIf(name = 'default_compression_codec')
 FROM system.merge_tree_settings
-WHERE name = 'merge_max_block_size_bytes' AND toUInt64OrZero(value) > 0
 """
 
 # What CLEAN has of the partition, as hard links.

@@ -43,6 +43,12 @@ class TableFacts:
         return tuple(name.strip(" `") for name in self.sorting_key.split(",")) if self.sorting_key else ()
 
     @property
+    def default_codec(self) -> str | None:
+        """What the table says that columns without a codec are compressed with, as it is written; None: nothing."""
+        found = re.search(r"\bdefault_compression_codec = '([^']*)'", self.engine_full)
+        return found[1] if found else None
+
+    @property
     def has_ttl(self) -> bool:
         """Whether rows of this table expire."""
         return " TTL " in self.engine_full.partition(" SETTINGS ")[0]
