@@ -65,7 +65,8 @@ EVENTS: Mapping[str, str] = {
     "raw_parts_refused": "RAW's parts could not be taken for the buffer as they are; its rows are read instead",
     "raw_parts_given_back": "RAW got other rows while its parts were taken; those to publish are read instead",
     "keys_counted_by_groups": "The quick look at a buffer's keys could not be had; they are counted the slower way",
-    "merge_settings_not_readable": "system.merge_tree_settings may not be read; the buffer is merged in small blocks",
+    "merge_settings_not_readable": "system.merge_tree_settings may not be read; the buffer is merged in small blocks, "
+    "and compressed as the server chooses",
     "optimize_repeated": "ClickHouse could not merge the buffer at once; it is asked again",
     "buffer_left": "The buffer could not be dropped after a REPLACE; the next publish drops it",
     "publish_not_cleared": "What is left of a failed publish could not be removed; the next one does it",

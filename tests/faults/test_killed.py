@@ -47,9 +47,8 @@ def test_a_child_killed_between_a_splits_commit_and_its_messages(world: World) -
 
     halves = [one for one in slices if one.parent_id == late.id]
     assert [one.state for one in slices if one.id == late.id] == ["split"]
-    # The sweeper sent what nobody had; on a slow machine once more, before a worker says that it has taken it.
+    # The sweeper sent what nobody had; how often depends on how soon a worker says that it has taken it.
     assert [one.attempt for one in halves] == [1, 1]
-    assert all(one.sends for one in halves)
 
 
 @pytest.mark.parametrize(("stage", "when"), STEPS)
@@ -117,13 +116,18 @@ def test_a_planner_killed_between_its_commit_and_the_first_message(world: World)
     assert planner.returncode == -signal.SIGKILL
     run_id = int(armed.hits()[0]["run"])
     assert world.waiting("backfill") == 0
+    # Nobody takes the slices yet, so each is sent once and no more.
+    world.deployment.start_worker(queues="plan")
+    world.deployment.until(
+        lambda: all(one.sends for one in world.deployment.slices(run_id)), "the sweeper sends what nobody had"
+    )
+    assert world.waiting("backfill") == SLICES
+    assert [one.sends for one in world.deployment.slices(run_id)] == [1] * SLICES
     world.deployment.start_worker()
 
     slices = world.assert_exact(run_id)
 
-    # The sweeper sent what nobody had; on a slow machine once more, before a worker says that it has taken it.
     assert [one.attempt for one in slices] == [1] * SLICES
-    assert all(one.sends for one in slices)
 
 
 def test_a_planning_task_killed_between_its_commit_and_the_first_message(world: World) -> None:

@@ -113,18 +113,26 @@ def test_the_buffer_is_merged_in_large_blocks_that_the_server_bounds_in_bytes(wo
     assert 0 < most_bytes <= 64 << 20
 
 
-@pytest.mark.parametrize("answer", ["SELECT 0, 0", "SELECT no_such_function(1)"])
-def test_a_server_that_knows_no_settings_of_merges_is_told_none(
-    world: World, monkeypatch: pytest.MonkeyPatch, answer: str
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("SELECT 0, 0", set()),
+        ("SELECT 1, 0", {"merge_max_block_size"}),  # one that knows no codec, or has one for all its tables
+        ("SELECT 0, 1", {"default_compression_codec"}),
+        ("SELECT no_such_function(1)", set()),
+    ],
+)
+def test_a_server_is_told_of_merges_what_it_knows(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: str, told: set[str]
 ) -> None:
-    """An old one, or one that lets nobody look."""
     monkeypatch.setattr(publish_sql, "MERGE_SETTINGS", answer)
-    made = buffers_made(world)
-    assert not any("merge_max_block_size" in engine or "compression" in engine for engine in made)
+    for engine in buffers_made(world):
+        assert {name for name in ("merge_max_block_size", "default_compression_codec") if name in engine} == told
 
 
 def test_a_published_part_is_compressed_as_quickly_as_an_insert(world: World) -> None:
     """The server would choose by a part's size: the buffer says it whatever the size."""
+    raw_only(world, "ALTER TABLE {raw} MODIFY SETTING default_compression_codec = 'ZSTD(9)'")
     made = buffers_made(world)
     assert all("default_compression_codec = 'LZ4'" in engine for engine in made)
     assert clean_codecs(world) == ["LZ4", "LZ4"]

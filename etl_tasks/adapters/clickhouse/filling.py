@@ -25,8 +25,10 @@ MERGE_BLOCK_ROWS = 65_536
 """
 
 DEFAULT_CODEC = "LZ4"
-"""What inserts are compressed with. A large merge of 26.9 would take ZSTD(3), a third of its time, again with every
-publish of a day. CLEAN's own ``default_compression_codec`` goes before this, and a column's CODEC before both.
+"""For a day that is published again and again: a large merge of 26.9 takes ZSTD(3), a quarter of its time.
+
+The codec of a column of the ``_dedup_buf`` table goes before it, then CLEAN's own ``default_compression_codec``, then
+the server's where its configuration sets one for all tables.
 """
 
 
@@ -49,17 +51,20 @@ def create_buffer(statements: Statements, work: ShardWork) -> None:
 
 
 def _merging(statements: Statements, work: ShardWork) -> str:
-    """The settings of the buffer's merge that this server knows. An old one bounds only a block's rows, so large blocks
-    of wide rows would do harm, and compresses what it merges as it compresses inserts.
+    """The buffer's settings of blocks and codec, as far as this server knows them.
+
+    An old one bounds only a block's rows, so that large blocks of wide rows would do harm.
     """
     try:
-        bounds_bytes, knows_codec = single(statements.execute(work, publish_sql.MERGE_SETTINGS))
+        bounds_bytes, leaves_codec_open = single(statements.execute(work, publish_sql.MERGE_SETTINGS))
     except TerminalError as error:
         log.info("merge_settings_not_readable", host=str(work.connection.host), error=str(error))
         return ""
     settings = f", merge_max_block_size = {MERGE_BLOCK_ROWS:d}" if bounds_bytes else ""
-    codec = work.clean_facts.default_codec or DEFAULT_CODEC
-    return settings + (f", default_compression_codec = {quote_text(codec)}" if knows_codec else "")
+    codec = work.clean_facts.default_codec
+    if codec is None and leaves_codec_open:
+        codec = DEFAULT_CODEC
+    return settings + (f", default_compression_codec = {quote_text(codec)}" if codec else "")
 
 
 def attach_clean(statements: Statements, work: ShardWork) -> None:

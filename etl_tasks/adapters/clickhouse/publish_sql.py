@@ -34,10 +34,11 @@ SETTINGS storage_policy = {storage_policy}, max_bytes_to_merge_at_max_space_in_p
     max_bytes_to_merge_at_min_space_in_pool = 1{merging}
 """
 
-# What the server knows to tell a merge: a bound of its blocks in bytes, whatever their rows, and a codec.
+# What the server knows to tell a merge: a bound of its blocks in bytes, whatever their rows, and a codec, which its
+# configuration may have chosen for all tables.
 MERGE_SETTINGS = """
 SELECT countIf(name = 'merge_max_block_size_bytes' AND toUInt64OrZero(value) > 0),
-    countIf(name = 'default_compression_codec')
+    countIf(name = 'default_compression_codec' AND NOT changed)
 FROM system.merge_tree_settings
 """
 

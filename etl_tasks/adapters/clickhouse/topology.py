@@ -44,9 +44,9 @@ class TableFacts:
 
     @property
     def default_codec(self) -> str | None:
-        """What the table says that columns without a codec are compressed with, as it is written; None: nothing."""
-        found = re.search(r"\bdefault_compression_codec = '([^']*)'", self.engine_full)
-        return found[1] if found else None
+        """What the table says that columns without a codec are compressed with; None when it says nothing."""
+        found = re.search(r"\bdefault_compression_codec = ('(?:[^'\\]|\\.)*')", self.engine_full)
+        return _unquoted(found[1]) if found else None
 
     @property
     def has_ttl(self) -> bool:
