@@ -389,10 +389,10 @@ def test_exactly_as_many_slices_as_allowed_without_a_grid() -> None:
 
 @pytest.mark.parametrize("grid", [0, 1])
 def test_millions_of_slices_are_refused_without_making_them(grid: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UsageError, match="MAX_SLICES_PER_RUN"):
         plan_slices(at("1970-01-01"), at("9990-01-01"), SlicingRules(1, initial_slice_min=grid), at("9999-01-01"))
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_a_month_of_five_minute_slices_plans_quickly() -> None:

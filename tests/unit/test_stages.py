@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -24,6 +24,7 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
         assert ended[name].wait(20)
 
     def checkpoint() -> None:
+        wait([future for future, name in stages._running.items() if name == "quick"], timeout=20)
         raise LostOwnership("a newer publish has begun")
 
     def interrupt(name: str) -> None:
@@ -39,7 +40,7 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
         before = time.monotonic()
         stages.end(interrupt)
         assert time.monotonic() - before < 10
-    assert interrupted.count("deaf") == 3
+    assert interrupted.count("deaf") >= 3
     assert interrupted.count("heeding") >= 1
     assert "quick" not in interrupted
 

@@ -314,7 +314,8 @@ def test_the_lock_is_one_sessions_and_says_when_it_is_gone(world: World) -> None
         with world.another().publish_lock(f"{world.schema}.other") as other:
             assert other.acquired
         ended = world.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity JOIN pg_locks USING (pid) "
+            "WHERE locktype = 'advisory' AND granted AND application_name = %s",
             f"etl_tasks lock: publish {clean}"[:63],
         )
         assert ended == [(True,)]

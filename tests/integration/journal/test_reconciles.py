@@ -183,13 +183,16 @@ def test_only_one_at_a_time_and_the_next_closes_what_a_dead_one_left(world: Worl
         ):
             raise AssertionError("never alone")
     other.close()
+    world.await_unlocked()
     assert reconciles(world)[0].status == "running", "only whoever is alone knows that it is dead"
 
     with alone(asked):
         (dead,) = reconciles(world)
     assert (dead.status, dead.details) == ("error", {"a": 1, "error": "ended without a word: its process died"})
+    world.await_unlocked()
     with alone(asked):
         pass  # the lock is free again
+    world.await_unlocked()
 
     # Reconciles of another table are none of its business.
     config = world.journal.config

@@ -43,6 +43,7 @@ class Nobody:
 
 def look(world: World, target: Target, *, source: Source | None = None) -> int | None:
     """One reconcile of the schedule, over the hour up to the watermark."""
+    world.await_unlocked()  # by the one before
     reconciling = ReconciliationContext(
         journal=world.journal,
         open_sides=lambda: nullcontext(context(source or Source(ROWS), target)),

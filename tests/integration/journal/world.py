@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -137,6 +138,16 @@ class World:
         return self.one(
             "SELECT * FROM public.inc_processing_run_partitions WHERE run_id = %s AND partition = %s", run_id, partition
         )
+
+    def await_unlocked(self) -> None:
+        """Until no session of ours holds a lock: PostgreSQL frees a session's a moment after its client has gone."""
+        deadline = time.monotonic() + 30
+        while self.one(
+            "SELECT count(*) AS n FROM pg_locks JOIN pg_stat_activity USING (pid) "
+            "WHERE locktype = 'advisory' AND granted AND application_name LIKE 'etl_tasks lock:%'"
+        ).n:
+            assert time.monotonic() < deadline, "a lock is still held"
+            time.sleep(0.01)
 
     def expire_leases(self) -> None:
         """As if every holder had been silent for longer than its lease."""
