@@ -60,7 +60,7 @@ def test_slices_in_hand_stop_others_go_on_and_resume_loads_the_rest(deployment: 
     assert run.watermark == slices[4].window_from, "up to the earliest hole"
     # Both children were held, and nobody lets them go: they notice, and take what the other run wants.
     assert deployment.wait_for_run(other, PATIENCE_S).status == "ok", deployment.describe()
-    assert deployment.worker_logs(1000).count("slice_lost") >= 2
+    deployment.until(lambda: deployment.worker_logs(1000).count("slice_lost") >= 2, "both notice", PATIENCE_S)
     states = [(each.state, each.error_kind) for each in deployment.slices(run_id)]
     assert states == [("done", None)] * 4 + [("error", "RunEnded")] * 12
     # What it had loaded is in CLEAN, exactly, and nothing of what it had not.

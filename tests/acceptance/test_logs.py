@@ -17,8 +17,10 @@ from etl_tasks.log import PACKAGE
 
 Deploy = Callable[..., Deployment]
 Line = dict[str, Any]
-SINCE, UNTIL = midnight(2) + timedelta(hours=22), midnight(1) + timedelta(hours=4)
-DAYS = [int(f"{midnight(days):%Y%m%d}") for days in (2, 1)]
+TODAY = midnight(0)
+YESTERDAY, DAY_BEFORE = TODAY - timedelta(days=1), TODAY - timedelta(days=2)
+SINCE, UNTIL = DAY_BEFORE + timedelta(hours=22), YESTERDAY + timedelta(hours=4)
+DAYS = [int(f"{day:%Y%m%d}") for day in (DAY_BEFORE, YESTERDAY)]
 TOO_LATE_MS = 253402300800000 + DAY
 """Past the year 9999, which DateTime64 does not hold; Phoenix does."""
 SETTINGS = {
@@ -67,8 +69,8 @@ def plan_by_message(deployment: Deployment) -> Any:
 
 def test_every_line_of_a_worker_parses_and_says_whose_it_is(deploy: Deploy) -> None:
     deployment = deploy("logs", **SETTINGS)
-    deployment.seed(Rows(DatasetSpec(rows=600, days=2, seed=17, until_ms=ms(midnight(0)))))
-    misfit_at = midnight(1) + timedelta(hours=1, minutes=30)
+    deployment.seed(Rows(DatasetSpec(rows=600, days=2, seed=17, until_ms=ms(TODAY))))
+    misfit_at = YESTERDAY + timedelta(hours=1, minutes=30)
     misfit: Row = tuple(
         {"c": "misfit", "t": 7, "opd": ms(misfit_at), "exd": TOO_LATE_MS}.get(name) for name in MAIN_COLUMNS
     )
@@ -134,7 +136,7 @@ def _check_ids(deployment: Deployment, mine: list[Line], run: Any) -> None:
 
 def _check_slicing(line: Line) -> None:
     """Six hours of business time, shifted by one, five minutes of overlap, cut at the hours and at midnight."""
-    first, last = midnight(2) + timedelta(hours=20, minutes=55), midnight(1) + timedelta(hours=3)
+    first, last = DAY_BEFORE + timedelta(hours=20, minutes=55), YESTERDAY + timedelta(hours=3)
     expected: dict[str, object] = {
         "level": "info",
         "process": "manual_codes_logs",
@@ -165,7 +167,7 @@ def _check_slicing(line: Line) -> None:
 
 def test_a_command_logs_the_slicing_too_where_it_is_asked_to(deploy: Deploy) -> None:
     deployment = deploy("logscli", **{**SETTINGS, "LOG_FORM": "console"})
-    deployment.seed(Rows(DatasetSpec(rows=200, days=2, seed=18, until_ms=ms(midnight(0)))))
+    deployment.seed(Rows(DatasetSpec(rows=200, days=2, seed=18, until_ms=ms(TODAY))))
     deployment.start_worker()
     interval = ("--since", iso(SINCE), "--until", iso(UNTIL))
 

@@ -25,7 +25,7 @@ SLOW_INSERT = {
 TOO_MANY_PARTS = {"parts_to_delay_insert": 0, "parts_to_throw_insert": 1}
 NO_MERGES = "max_bytes_to_merge_at_max_space_in_pool"
 REPEATS = 1_000
-CLEAN_ROWS = 20_000
+CLEAN_ROWS = 60_000
 NOON = SINCE + timedelta(hours=12)
 
 

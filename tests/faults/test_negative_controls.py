@@ -32,7 +32,7 @@ def a_finished_slice_is_finished_again(world: World, program: Sequence[str]) -> 
     run_id = world.plan()
     frozen, late, *_ = [one.id for one in world.deployment.slices(run_id)]
     zombie = world.failpoints.arm("slice.inserted", "stop", slice=frozen)
-    held = world.failpoints.arm("slice.claimed", "hold", slice=late)
+    held = world.failpoints.arm("slice.frame_read", "hold", slice=late)
     world.deployment.start_worker(concurrency=1, program=program)
     pid = int(zombie.wait()["pid"])
     world.deployment.start_worker(concurrency=2, program=program)

@@ -141,7 +141,7 @@ def test_the_journals_socket_is_silent_for_longer_than_the_lease(world: World, w
         world.assert_exact(run_id, PATIENCE_S)
 
         if when == "publishing":
-            assert line_of(world, "publish_lost", token)
+            world.deployment.until(lambda: line_of(world, "publish_lost", token), "it has noticed", PATIENCE_S)
             assert publish_status(world, token) == "error"
         assert world.publish_row().published_gen > before[1]
         world.deployment.stop_workers()
@@ -212,7 +212,7 @@ def test_a_commits_answer_is_lost(world: World, step: str) -> None:
             "SELECT status FROM {j} WHERE process_name LIKE '%%:dedup' AND id > %s ORDER BY id", tokens
         )
         if step == "slice finished":
-            assert "slice_lost" in log(world)
+            world.deployment.until(lambda: "slice_lost" in log(world), "it has noticed", PATIENCE_S)
             assert world.deployment.journal("SELECT open_slices FROM {j}_run_partitions WHERE run_id = %s", run_id) == [
                 (0,)
             ]
@@ -221,7 +221,7 @@ def test_a_commits_answer_is_lost(world: World, step: str) -> None:
         elif step == "publish claimed":
             assert published[0].status == "error"
         else:
-            assert "publish_lost" in log(world)
+            world.deployment.until(lambda: "publish_lost" in log(world), "it has noticed", PATIENCE_S)
             assert published[0].status == "ok"
         world.deployment.stop_workers()
 

@@ -37,7 +37,7 @@ def test_killed_without_persistence_and_started_empty(world: World) -> None:
 
 
 def test_flushed_with_a_hundred_slices_queued(world: World) -> None:
-    held = world.failpoints.arm("slice.claimed", "hold", times=2)
+    held = world.failpoints.arm("slice.frame_read", "hold", times=2)
     run_id = world.plan(PHX_INITIAL_SLICE_MIN="2")
     world.deployment.start_worker()
     held.wait(times=2)
@@ -136,7 +136,7 @@ def test_full_while_messages_are_under_way(world: World) -> None:
 
 
 def test_evicting_whatever_it_holds(world: World) -> None:
-    held = world.failpoints.arm("slice.claimed", "hold", times=2)
+    held = world.failpoints.arm("slice.frame_read", "hold", times=2)
     run_id = world.plan(PHX_INITIAL_SLICE_MIN="4")
     worker = world.deployment.start_worker()
     held.wait(times=2)

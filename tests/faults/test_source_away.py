@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from phoenixdb.avatica.proto import common_pb2, responses_pb2
@@ -82,6 +83,9 @@ def test_statement_ids_collide_after_a_restart(world: World) -> None:
             hold.wait(timeout_s=PATIENCE_S)
         old, before = read_of(proxy, first), read_of(proxy, second)
         steps = [one for one in proxy.asked(connection=before.connection) if one.kind in ("CreateStatement", "Columns")]
+        # What was asked ahead has been answered: a server that dies before that breaks the connection instead.
+        for one in (old, before):
+            world.deployment.until(partial(proxy.asked, "Fetch", connection=one.connection), "a frame came", PATIENCE_S)
         world.stack.kill("pqs")
         start_query_server(world)
         own = len(proxy.asked("Fetch", connection=old.connection))

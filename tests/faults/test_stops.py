@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from devstack.worker import Worker
 from tests.faults.world import LEASE_S, SLICES, SWEEP_S, World
 
 WORK_S = 50.0
@@ -85,7 +86,7 @@ def test_a_worker_asked_to_stop_ends_what_is_nearly_done(world: World) -> None:
     leaving = world.deployment.start_worker()
     held.wait(times=2)
     leaving.process.terminate()
-    time.sleep(1)
+    world.deployment.until(lambda: warned(leaving), "the worker stops warmly")
     held.release()
     assert leaving.process.wait(30) == 0
     states = {one.id: one.state for one in world.deployment.slices(run_id)}
@@ -107,9 +108,12 @@ def test_a_cold_stop_recovers_by_the_lease(world: World, numbers: tuple[signal.S
     leaving = world.deployment.start_worker()
     with world.frozen("pqs"):
         given_up = loading(world, run_id)
-        for number in numbers:
+        *before, last = numbers
+        for number in before:
             leaving.process.send_signal(number)
-            time.sleep(0.5)
+            # Two signals that nobody has taken yet would be one.
+            world.deployment.until(lambda: warned(leaving), "the worker stops warmly")
+        leaving.process.send_signal(last)
         assert leaving.process.wait(20) is not None
         stopped_at = time.monotonic()
         left = [one.id for one in world.running(run_id)]
@@ -191,3 +195,8 @@ def slow(world: World, part: str, share: float = 0.1, round_s: float = 0.5) -> I
         ended.set()
         thread.join(10)
         world.stack.resume(part)
+
+
+def warned(worker: Worker) -> bool:
+    """Whether the worker has said that it stops when its tasks have ended."""
+    return "Warm shutdown" in worker.log.read_text(errors="replace")

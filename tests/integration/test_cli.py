@@ -22,7 +22,7 @@ ROWS = 240
 SINCE = midnight(1)
 UNTIL = SINCE + timedelta(hours=6)
 INTERVAL = ("--since", iso(SINCE), "--until", iso(UNTIL))
-DAY = ("--since", iso(SINCE), "--until", iso(midnight(0)))
+DAY = ("--since", iso(SINCE), "--until", iso(SINCE + timedelta(days=1)))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def loaded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     """A day with rows, of which six hours are loaded, and what ``run`` said of them."""
     settings = {"PHX_INITIAL_SLICE_MIN": "60", "PHX_QUERY_OVERLAP_MINUTES": "0"}
     with deployed(stack, "cli", tmp_path_factory.mktemp("cli"), **settings) as made:
-        made.seed(Rows(DatasetSpec(rows=ROWS, days=1, seed=3, until_ms=ms(midnight(0)))))
+        made.seed(Rows(DatasetSpec(rows=ROWS, days=1, seed=3, until_ms=ms(SINCE + timedelta(days=1)))))
         made.start_worker(concurrency=1)
         said = made.cli("run", *INTERVAL).stdout
         made.stop_workers()
