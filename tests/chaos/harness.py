@@ -118,8 +118,9 @@ class Chaos:
     def _round(self, faults: Sequence[Fault], fire_until: float) -> None:
         """New rows in the source, a run a lane, faults until both have ended, then the oracle."""
         self._change_source()
+        newest = {manual: max((run.id for run in self.deployment.runs(manual)), default=0) for manual in (True, False)}
         with Fire(faults, self._chance, self.report, fire_until) as fire:
-            runs = [self._plan(manual) for manual in (True, False)]
+            runs = [self._plan(manual, after) for manual, after in newest.items()]
             self._wait(runs)
             fire.cease()
         self._heal()
@@ -132,10 +133,11 @@ class Chaos:
         self.deployment.seed(Change(SPEC, rows=600, **span))
         self.deployment.seed(Late(SPEC, rows=60, **span))
 
-    def _plan(self, manual: bool) -> int:
-        """Plan until it is planned: a planner that is killed, or finds no PostgreSQL, is started again."""
+    def _plan(self, manual: bool, after: int) -> int:
+        """Plan a run behind the lane's run ``after``, until it is planned: a planner that is killed, or finds no
+        PostgreSQL, is started again.
+        """
         since, until = LANES[manual]
-        after = max((run.id for run in self.deployment.runs(manual)), default=0)
         deadline = time.monotonic() + ROUND_PATIENCE_S
         while time.monotonic() < deadline:
             planner = self.deployment.start_plan(since, until, manual=manual)

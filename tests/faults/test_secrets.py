@@ -197,7 +197,7 @@ def night(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ni
     }
     deployment = Deployment(stack, tmp_path_factory.mktemp("secrets"), settings)
     deployment.create()
-    deployment.seed(Rows(DatasetSpec(rows=600, days=1, seed=81, until_ms=ms(midnight(0)))))
+    deployment.seed(Rows(DatasetSpec(rows=600, days=1, seed=81, until_ms=ms(SINCE + timedelta(days=1)))))
     made = Night(deployment)
     refusing = ThreadingHTTPServer(("127.0.0.1", 0), Suspicious)
     threading.Thread(target=refusing.serve_forever, daemon=True).start()
@@ -247,7 +247,7 @@ def live(night: Night, stack: Stack, refusing_url: str) -> None:
     # Redis goes while workers hold connections to it, and comes back.
     stack.stop("redis")
     deployment.until(lambda: "Cannot connect" in night.log("worker_well"), "the worker misses Redis", 60)
-    back = threading.Timer(20, stack.start, ["redis"])
+    back = threading.Timer(40, stack.start, ["redis"])
     back.start()
     night.commands(("run without Redis", run, {}))
     back.join()
@@ -258,6 +258,8 @@ def live(night: Night, stack: Stack, refusing_url: str) -> None:
     queues = {"CH_PASSWORD": "backfill", "PQS_URL": "backfill", "REDIS_URL": "plan", "PG_DSN": "plan"}
     for name, taken in queues.items():
         night.worker(f"worker_{name}", taken, **{name: bad[name]})
+    for name in ("CH_PASSWORD", "PQS_URL"):  # the one that is ready first would take all there is
+        deployment.until(partial(night.spoke, f"worker_{name}", "ready."), f"{name}'s worker is ready", 90)
     deployment.plan(SINCE, UNTIL)
     deployment.until(lambda: "Redis refused us" in night.log("worker_REDIS_URL"), "Redis refuses", 90)
     deployment.until(lambda: "refused us" in night.log("worker_PG_DSN"), "PostgreSQL refuses", 90)
