@@ -17,7 +17,8 @@ from devstack.worker import Worker, beat_command
 from tests.acceptance.doctor_faults import Fault
 from tests.acceptance.doctor_faults_clickhouse import FAULTS
 
-SINCE, UNTIL = midnight(1), midnight(1) + timedelta(hours=6)
+SINCE = midnight(1)
+UNTIL = SINCE + timedelta(hours=6)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def loaded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     deployment.each_shard("TRUNCATE TABLE system.query_log")
     try:
         deployment.seeder.execute('CREATE INDEX ACC_DOCTOR_BY_OPD ON ACC_DOCTOR ("opd")')
-        deployment.seed(Rows(DatasetSpec(rows=400, days=1, seed=77, until_ms=ms(midnight(0)))))
+        deployment.seed(Rows(DatasetSpec(rows=400, days=1, seed=77, until_ms=ms(SINCE + timedelta(days=1)))))
         worker = deployment.start_worker()
         deployment.cli("run", "--since", iso(SINCE), "--until", iso(UNTIL))
         worker.stop()
