@@ -195,7 +195,7 @@ def test_a_host_that_breaks_off_in_the_middle_of_an_insert(config: ClickHouseCon
 
 
 def test_dead_and_deaf_hosts_are_passed_over(config: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PROBE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(client_module, "PROBE_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         hosts = (Host("127.0.0.1", 1), Host("127.0.0.1", deaf.getsockname()[1]), config.hosts[1])
         target = ClickHouseTarget(dataclasses.replace(config, hosts=hosts))
@@ -203,7 +203,7 @@ def test_dead_and_deaf_hosts_are_passed_over(config: ClickHouseConfig, monkeypat
         target.insert(batch(10), now_ms())
         assert target.replicas() == [str(host) for host in config.hosts]
         target.close()
-    assert time.monotonic() - started < 60, "the probe's time-out, not a statement's 300 s"
+    assert time.monotonic() - started < 15
     assert sum(rows for [(rows,)] in everywhere(config, f"SELECT count() FROM {config.database}.codes_raw")) == 10
 
 

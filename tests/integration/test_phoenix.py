@@ -421,7 +421,7 @@ def test_bad_answers(
     bad: Callable[..., tuple[BadServer, PhoenixSource]], answer: bytes | None, keep_open: bool, expected: type[EtlError]
 ) -> None:
     """The first request, for a connection, is so small that a window is to blame for nothing that becomes of it."""
-    server, reader = bad(answer, keep_open, max_frame_bytes=24, read_timeout_s=2.0)
+    server, reader = bad(answer, keep_open, max_frame_bytes=24)
     reader.probe()
     begun = time.monotonic()
     with pytest.raises(EtlError) as caught:
@@ -429,7 +429,7 @@ def test_bad_answers(
     del reader
     gc.collect()  # nothing may talk to the server once more from a __del__
     assert type(caught.value) is expected
-    assert time.monotonic() - begun < 20, "the time-out that is set, not requests' own or none"
+    assert time.monotonic() - begun < 2
     assert server.connections == 2  # the probe and one request: no retries
     assert "s3cret" not in str(caught.value) and "T at 127.0.0.1" in str(caught.value)
 
@@ -468,7 +468,7 @@ def test_close_of_a_hung_server_is_bounded_and_silent(
     live._client.url = live._client.url._replace(netloc=f"127.0.0.1:{server.port}")
     begun = time.monotonic()
     reader.close()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 2
 
 
 def test_frames_after_an_overload_are_smaller(

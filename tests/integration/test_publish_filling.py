@@ -158,7 +158,7 @@ def test_a_published_part_is_recompressed_when_clean_says_so(world: World) -> No
     world.load(rows(100))
     world.publish(distinct=100)
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 30
     while clean_codecs(world) != ["ZSTD(5)", "ZSTD(5)"] and time.monotonic() < deadline:
         time.sleep(0.1)
 

@@ -199,30 +199,31 @@ def cover(world: World, every_min: int, length_min: int) -> None:
         world.rows(f"ANALYZE public.inc_processing{name}")
 
 
-def look(world: World, within_s: float) -> Gaps:
-    """The gaps of the ten years; fails when none of ten answers comes in time (others use the machine too)."""
+def look(world: World) -> tuple[Gaps, float]:
+    """The gaps of the ten years, and the seconds that the quickest of three answers took."""
     window = Window(at(0), at(0) + timedelta(days=DAYS))
     journal = GapJournal(world.journal.database, CLEAN, AT_END)
-    took: list[float] = []
-    while len(took) < 10 and not (took and took[-1] < within_s):
+    took = []
+    for _ in range(3):
         began = time.monotonic()
         found = find_gaps(window, journal.facts(window))
         took.append(time.monotonic() - began)
     print(f"gaps over {DAYS * SLICES_A_DAY:,} slices, {len(found.missing):,} intervals: {min(took):.2f} s")
-    assert min(took) < within_s
-    return found
+    return found, min(took)
 
 
 def test_a_journal_of_a_million_slices_answers_in_two_seconds(ten_years: World) -> None:
     cover(ten_years, every_min=480, length_min=470)
-    found = look(ten_years, within_s=2)
+    found, took_s = look(ten_years)
     assert len(found.missing) == DAYS * 3
     assert seconds_of(found.missing) == DAYS * 30 * 60
     days = [int(f"{at(24 * number):%Y%m%d}") for number in range(DAYS)]
     assert [each.partition for each in found.unpublished] == [day for day in days if day % 100 == 1]
+    assert took_s < 2
 
     # Half a million gaps. Seconds, on a machine that others work on as well.
     cover(ten_years, every_min=10, length_min=5)
-    found = look(ten_years, within_s=20)
+    found, took_s = look(ten_years)
     assert len(found.missing) == DAYS * 144
     assert seconds_of(found.missing) == DAYS * 12 * 3600
+    assert took_s < 20
