@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from types import TracebackType
 
 from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.core.columns import joined
+from etl_tasks.threads import Crew, Job
 
 INTERRUPT_EVERY_S = 1.0
 """An insert that is nearly done may end; one that is interrupted may have been about to connect."""
@@ -16,6 +16,7 @@ INTERRUPT_EVERY_S = 1.0
 
 class Inserter:
     """A context manager that inserts one block while the next one is fetched; every call after a failure raises it.
+    When it is left, by whatever, nothing is inserted any more.
 
     ``insert`` is called in a thread of its own, one call at a time; ``interrupt`` is to make it fail. A block has at
     most ``most_rows`` rows and ``most_bytes`` bytes, unless a single batch has more. ``rows`` counts what is in RAW.
@@ -32,14 +33,19 @@ class Inserter:
         self._interrupt = interrupt
         self._most_rows = most_rows
         self._most_bytes = most_bytes
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="insert")
-        self._latest: Future[None] | None = None
+        self._crew = Crew(1, "insert")
+        self._latest: Job[None] | None = None
         self._pending: list[ColumnBatch] = []
         self._pending_rows = 0
         self._pending_bytes = 0
         self.rows = 0
 
     def __enter__(self) -> Inserter:
+        try:
+            self._crew.start()
+        except BaseException:
+            self._crew.dismiss()
+            raise
         return self
 
     def __exit__(
@@ -47,13 +53,11 @@ class Inserter:
     ) -> None:
         """Wait for the block on its way, which nobody else may use the target beside; broken off, end it."""
         try:
-            if self._latest is not None:
-                wait([self._latest])
+            self._crew.dismiss()
+            self._crew.wait_until_ended()
         except BaseException:
             self._end()
             raise
-        finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def add(self, batch: ColumnBatch) -> None:
         """Take the batch; insert what is pending first if the two together would pass a bound, and all of it if it is
@@ -66,7 +70,7 @@ class Inserter:
         self._pending_rows += batch.rows
         self._pending_bytes += batch.approximate_bytes
         half = self._pending_rows * 2 >= self._most_rows or self._pending_bytes * 2 >= self._most_bytes
-        if half and (self._latest is None or self._latest.done()):
+        if half and (self._latest is None or self._latest.over):
             # ClickHouse waits for the source: the less is pending at the end, the sooner the slice is done.
             self._submit()
 
@@ -80,16 +84,16 @@ class Inserter:
         self._wait()
         block = _joined(self._pending)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
-        # The ids on log lines live in the context, which a thread does not take over by itself.
-        self._latest = self._executor.submit(contextvars.copy_context().run, self._run, block)
+        self._latest = Job(partial(self._run, block))
+        self._crew.give(self._latest)
 
     def _run(self, block: ColumnBatch) -> None:
         self._insert(block)
         self.rows += block.rows
 
     def _end(self) -> None:
-        latest = self._latest
-        while latest is not None and wait([latest], timeout=INTERRUPT_EVERY_S).not_done:
+        self._crew.dismiss()  # the first time may have been interrupted
+        while not self._crew.wait_until_ended(INTERRUPT_EVERY_S):
             self._interrupt()
 
     def _wait(self) -> None:

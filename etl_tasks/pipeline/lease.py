@@ -11,6 +11,7 @@ from types import TracebackType
 import structlog
 
 from etl_tasks.errors import EtlError, LostOwnership
+from etl_tasks.threads import Flag
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +37,8 @@ class Lease:
         self._lease_s = lease_s
         self._renewed_at = claimed_at
         self._what = what
-        self._ended = threading.Event()
-        self._lost = threading.Event()
+        self._ended = Flag()
+        self._lost = Flag()
         # With our log context: the ids on lines about the lease are those of the work.
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._renew_until_ended,), name="lease", daemon=True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from etl_tasks.errors import EtlError, LostOwnership
+from etl_tasks.threads import Flag
 
 # What is nearly done may end; whoever waits for a container gives it 10 s before it kills.
 GRACE_S = 5.0
@@ -68,7 +69,7 @@ class InterruptedByStop:
         self._check = check
         self._interrupt = interrupt
         self._abandon = abandon
-        self._ended = threading.Event()
+        self._ended = Flag()
         self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._look_until_ended,), name="stop", daemon=True

@@ -17,7 +17,7 @@ DRIVERS = frozenset({"phoenixdb", "clickhouse_driver", "psycopg2"})
 ARRAYS = frozenset({"numpy", "pyarrow"})
 """Values, not I/O: what a column that stays bytes is made of."""
 BROKERS = frozenset({"celery", "kombu"})
-LEAVES = frozenset({"config", "errors", "log", "failpoints"})
+LEAVES = frozenset({"config", "errors", "log", "failpoints", "threads"})
 WIRING = "wiring"
 
 

@@ -10,6 +10,7 @@ from etl_tasks.core.batch import ColumnBatch
 from etl_tasks.errors import Unreachable
 from etl_tasks.pipeline import inserting
 from etl_tasks.pipeline.inserting import Inserter
+from etl_tasks.threads import Crew
 
 MOST_ROWS = 100
 MOST_BYTES = 1_000
@@ -51,7 +52,7 @@ def batch(first: int, rows: int, row_bytes: int = 1) -> ColumnBatch:
 def with_a_block_on_its_way(slow: Slow) -> Inserter:
     """The rows 0 to 49 are being inserted, for as long as the test wants."""
     slow.may_end.clear()
-    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES)
+    inserter = Inserter(slow.insert, slow.interrupt, MOST_ROWS, MOST_BYTES).__enter__()
     inserter.add(batch(0, 50))
     assert slow.begun.acquire(timeout=10)
     return inserter
@@ -81,23 +82,25 @@ def test_half_of_the_bytes_are_half_a_block() -> None:
 
 def test_behind_a_block_on_its_way_a_whole_one_is_gathered() -> None:
     slow = Slow()
-    with with_a_block_on_its_way(slow) as inserter:
-        inserter.add(batch(50, 60))
-        inserter.add(batch(110, 40))
-        assert not slow.begun.acquire(timeout=0.1)
-        slow.may_end.set()
-        inserter.finish()
+    inserter = with_a_block_on_its_way(slow)
+    inserter.add(batch(50, 60))
+    inserter.add(batch(110, 40))
+    assert not slow.begun.acquire(timeout=0.1)
+    slow.may_end.set()
+    inserter.finish()
+    inserter.__exit__(None, None, None)
     assert slow.blocks == [list(range(50)), list(range(50, 150))]
     assert inserter.rows == 150
 
 
 def test_a_batch_of_more_than_a_block_is_a_block_of_its_own() -> None:
     slow = Slow()
-    with with_a_block_on_its_way(slow) as inserter:
-        inserter.add(batch(50, 10))
-        slow.may_end.set()
-        inserter.add(batch(60, 300))
-        inserter.finish()
+    inserter = with_a_block_on_its_way(slow)
+    inserter.add(batch(50, 10))
+    slow.may_end.set()
+    inserter.add(batch(60, 300))
+    inserter.finish()
+    inserter.__exit__(None, None, None)
     assert slow.blocks == [list(range(50)), list(range(50, 60)), list(range(60, 360))]
 
 
@@ -130,15 +133,15 @@ def test_whoever_leaves_waits_for_the_block_on_its_way() -> None:
 def first_wait_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first wait for a block raises, as it does when the worker's signal comes."""
     waits: list[object] = []
-    really_wait = inserting.wait
+    really_wait = Crew.wait_until_ended
 
-    def wait(*args: object, **kwargs: object) -> object:
-        waits.append(args)
+    def wait(crew: Crew, timeout_s: float | None = None) -> bool:
+        waits.append(timeout_s)
         if len(waits) == 1:
             raise SoftLimit
-        return really_wait(*args, **kwargs)  # type: ignore[arg-type]
+        return really_wait(crew, timeout_s)
 
-    monkeypatch.setattr(inserting, "wait", wait)
+    monkeypatch.setattr(Crew, "wait_until_ended", wait)
 
 
 def test_a_block_that_is_nearly_done_when_the_wait_is_broken_off_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,4 +169,5 @@ def test_a_wait_that_is_broken_off_ends_the_block_before_it_is_left(monkeypatch:
     assert inserter.rows == 0
     latest = inserter._latest
     assert latest is not None
-    assert isinstance(latest.exception(timeout=0), Unreachable)
+    assert latest.over
+    assert isinstance(latest.error, Unreachable)

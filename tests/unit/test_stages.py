@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from etl_tasks.adapters.clickhouse import stages as stages_module
 from etl_tasks.adapters.clickhouse.stages import Stages
 from etl_tasks.errors import LostOwnership
+from etl_tasks.threads import Crew
 
 
 def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,8 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
         assert ended[name].wait(20)
 
     def checkpoint() -> None:
-        wait([future for future, name in stages._running.items() if name == "quick"], timeout=20)
+        (quick,) = [job for job, name in stages._running.items() if name == "quick"]
+        assert quick.wait(20)
         raise LostOwnership("a newer publish has begun")
 
     def interrupt(name: str) -> None:
@@ -33,8 +34,8 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
         if name == "heeding" or interrupted.count(name) == 3:
             ended[name].set()
 
-    with ThreadPoolExecutor(3) as pool:
-        stages: Stages[str] = Stages(pool, 20260101, lambda metric: None, [], lambda name: None)
+    with Crew(3, "publish") as crew:
+        stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
         with pytest.raises(LostOwnership):
             stages.run("insert_dedup", work, list(ended), checkpoint)
         before = time.monotonic()
@@ -46,7 +47,7 @@ def test_a_stage_that_was_left_is_interrupted_until_its_threads_have_ended(monke
 
 
 def test_a_stage_that_has_ended_is_not_interrupted() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        stages: Stages[str] = Stages(pool, 20260101, lambda metric: None, [], lambda name: None)
+    with Crew(1, "publish") as crew:
+        stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
         stages.run("check", lambda name: None, ["one"])
         stages.end(lambda name: pytest.fail(f"{name} had ended"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -33,6 +32,7 @@ from etl_tasks.errors import (
     Unreachable,
 )
 from etl_tasks.failpoints import Failpoint, reach
+from etl_tasks.threads import Crew
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +77,8 @@ class PartitionPublish:
         on_stage: Callable[[StageMetric], None],
     ) -> PublishResult:
         """All steps; see ``Target.publish``. On any failure the buffers go and CLEAN is as the last REPLACE left it."""
-        with ThreadPoolExecutor(max_workers=len(self._work), thread_name_prefix="publish") as pool:
-            stages = Stages(pool, self._request.partition, on_stage, self._stages, self._answers)
+        with Crew(len(self._work), "publish") as crew:
+            stages = Stages(crew, self._request.partition, on_stage, self._stages, self._answers)
             try:
                 short = self._prepare(stages, checkpoint)
                 if short:

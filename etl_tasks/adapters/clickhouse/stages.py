@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Generic, TypeVar
 
 from etl_tasks.core.publishing import StageMetric
 from etl_tasks.errors import EtlError, LostOwnership, TransientError, Unreachable
+from etl_tasks.threads import Crew, Job
 
 Work = TypeVar("Work")
 
@@ -30,18 +30,18 @@ class Stages(Generic[Work]):
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor,
+        crew: Crew,
         partition: int,
         on_stage: Callable[[StageMetric], None],
         metrics: list[StageMetric],
         answers: Callable[[Work], None],
     ) -> None:
-        self._pool = pool
+        self._crew = crew
         self._partition = partition
         self._on_stage = on_stage
         self._metrics = metrics
         self._answers = answers
-        self._running: dict[Future[int], Work] = {}
+        self._running: dict[Job[int], Work] = {}
 
     def run(
         self,
@@ -51,42 +51,44 @@ class Stages(Generic[Work]):
         checkpoint: Callable[[], None] | None = None,
     ) -> None:
         """``step`` on each of ``works``; ``checkpoint`` is called meanwhile and after. Raises the weightiest error."""
-        # With our log context, which a thread does not take over by itself: a copy each, they run side by side.
-        self._running = {}
-        for work in works:
-            self._running[self._pool.submit(contextvars.copy_context().run, _timed, step, work)] = work
+        self._running = {Job(partial(_timed, step, work)): work for work in works}
+        for job in self._running:
+            self._crew.give(job)
         self._wait(self._running, checkpoint)
-        futures = list(self._running)
-        failures = [error for future in futures if (error := future.exception()) is not None]
+        failures = [job.error for job in self._running if job.error is not None]
         if failures:
             raise max(failures, key=_weight)
-        metric = StageMetric(name, self._partition, max((future.result() for future in futures), default=0))
+        metric = StageMetric(name, self._partition, max((job.result() for job in self._running), default=0))
         self._metrics.append(metric)
         self._on_stage(metric)
         if checkpoint:
             checkpoint()
 
     def end(self, interrupt: Callable[[Work], None]) -> None:
-        """``interrupt`` the works of a stage that was left, again and again until no thread is at work on them."""
-        pending = {future for future in self._running if not future.done()}
-        while pending:
-            for future in pending:
-                interrupt(self._running[future])
-            _, pending = wait(pending, timeout=INTERRUPT_EVERY_S)
+        """``interrupt`` the works of a stage that was left, again and again until no thread is at work on them; there
+        is no stage after that.
+        """
+        self._crew.dismiss()
+        while not self._crew.wait_until_ended(0):
+            for job, work in self._running.items():
+                if not job.over:
+                    interrupt(work)
+            self._crew.wait_until_ended(INTERRUPT_EVERY_S)
 
-    def _wait(self, running: Mapping[Future[int], Work], checkpoint: Callable[[], None] | None) -> None:
-        pending = set(running)
+    def _wait(self, running: Mapping[Job[int], Work], checkpoint: Callable[[], None] | None) -> None:
+        pending = list(running)
         silent = 0
         probed = time.monotonic()
         while pending:
-            _, pending = wait(pending, timeout=CHECKPOINT_EVERY_S)
+            until = time.monotonic() + CHECKPOINT_EVERY_S
+            pending = [job for job in pending if not job.wait(until - time.monotonic())]
             if pending and checkpoint:
                 checkpoint()
             if pending and time.monotonic() - probed > PROBE_EVERY_S:
                 probed = time.monotonic()
                 try:
-                    for future in pending:
-                        self._answers(running[future])
+                    for job in pending:
+                        self._answers(running[job])
                     silent = 0
                 except Unreachable:
                     silent += 1

@@ -6,11 +6,10 @@ HTTP, which can hang, and a cursor that failed answers the next fetch with ``[]`
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import phoenixdb
@@ -26,6 +25,7 @@ from etl_tasks.adapters.phoenix.session import BoundedBody, QueryServerSession
 from etl_tasks.adapters.phoenix.settings import PhoenixConfig
 from etl_tasks.adapters.phoenix.wire import ResultSetResponse
 from etl_tasks.errors import EtlError, StatementLost
+from etl_tasks.threads import Crew, Flag, Job
 
 log = structlog.get_logger(__name__)
 
@@ -94,9 +94,8 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
     def __init__(self, url: str, session: QueryServerSession) -> None:
         super().__init__(url, max_retries=0)
         self.session: QueryServerSession | None = session
-        self._sent = session.sockets.sent
-        self._wanted = threading.Event()
-        self._asking = ThreadPoolExecutor(1, thread_name_prefix="ask")
+        self._wanted = Flag()
+        self._crew: Crew | None = None
 
     def _post_request(self, body: bytes) -> requests.Response:
         """phoenixdb's would make a session of its own, without time-outs, where ours was dropped."""
@@ -117,24 +116,30 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
 
         Nothing else may be asked before that call.
         """
-        self._sent.clear()
-        self._wanted.clear()
-        asked = self._asking.submit(self._ask_and_wait, request)
+        if self.session is None:
+            raise StatementLost("the connection was dropped: read again")
+        sent = self.session.sockets.sent = Flag()
+        wanted = self._wanted = Flag()
+        if self._crew is None:
+            self._crew = Crew(1, "ask")
+            self._crew.start()
+        asked = Job(partial(self._ask_and_wait, request, sent, wanted))
+        self._crew.give(asked)
         # Without this wait the thread would get the interpreter only once the frame is decoded.
-        self._sent.wait()
+        sent.wait()
 
         def answer() -> requests.Response:
-            self._wanted.set()
+            wanted.set()
             return asked.result()
 
         return answer
 
-    def _ask_and_wait(self, request: Any) -> requests.Response:
+    def _ask_and_wait(self, request: Any, sent: Flag, wanted: Flag) -> requests.Response:
         try:
             response = self.ask(request)
         finally:
-            self._sent.set()  # also when it failed before
-        if not self._wanted.wait(_LEFT_LYING_S):
+            sent.set()  # also when it failed before
+        if not wanted.wait(_LEFT_LYING_S):
             body: BoundedBody = response.raw  # type: ignore[assignment]
             body.take()
         return response
@@ -148,7 +153,8 @@ class FrameClient(AvaticaClient):  # type: ignore[misc]
         interrupted.
         """
         self._wanted.set()
-        self._asking.shutdown(wait=False, cancel_futures=True)
+        if self._crew is not None:
+            self._crew.dismiss()
         if self.session is not None:
             self.session.sockets.shut()
             self.session.close()

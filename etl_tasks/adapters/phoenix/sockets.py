@@ -11,15 +11,18 @@ from typing import Any
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from etl_tasks.threads import Flag
+
 
 class Sockets:
-    """Made for one session. ``sent`` is set whenever a request has been sent, an unauthenticated one included.
+    """Made for one session. ``sent`` is set whenever a request has been sent, an unauthenticated one included; it may
+    be replaced by a new one before a request.
 
     ``pools`` are for urllib3's ``pool_classes_by_scheme``: their sockets are known here.
     """
 
     def __init__(self) -> None:
-        self.sent = threading.Event()
+        self.sent = Flag()
         self.pools = _pools_known_to(self)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -1,0 +1,92 @@
+"""An exception at every place of ours where CPython lets a signal's handler raise one, one place a run."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import etl_tasks
+from etl_tasks.threads import Flag
+
+_OURS = str(Path(etl_tasks.__file__).parent)
+"""The standard library's own places are left out: an interrupted ``Thread.start`` ends in whatever it likes."""
+
+
+_CHECKED_AFTER = ("CALL", "RESUME", "JUMP_BACKWARD")
+"""After instructions of these names the interpreter looks for signals (CPython 3.11, ``CHECK_EVAL_BREAKER``)."""
+
+
+class Interrupted(Exception):
+    """What comes of the signal."""
+
+
+def interrupted_everywhere(act: Callable[[], None]) -> Iterator[tuple[int, bool]]:
+    """Run ``act`` again and again, interrupted one place later each time: the place's number, and whether it was
+    reached; the last run is not interrupted. ``act`` is expected to let ``Interrupted`` through.
+    """
+    place, reached = 0, True
+    while reached:
+        place += 1
+        tracer = _Tracer(place)
+        before = sys.gettrace()
+        sys.settrace(tracer)
+        try:
+            act()
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(before)
+        reached = tracer.left == 0
+        yield place, reached
+
+
+class _Tracer:
+    """Raises once, when ``place`` places of ours have been come by in the frames that begin after it was set."""
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+        self._checked_next: dict[FrameType, bool] = {}
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(_OURS):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "return":
+            self._checked_next.pop(frame, None)
+        if event == "opcode":
+            if self._checked_next.get(frame):
+                self.left -= 1
+                if self.left == 0:
+                    raise Interrupted
+            self._checked_next[frame] = _names(frame.f_code).get(frame.f_lasti, "").startswith(_CHECKED_AFTER)
+        return self
+
+
+@cache
+def _names(code: CodeType) -> dict[int, str]:
+    return {instruction.offset: instruction.opname for instruction in dis.get_instructions(code)}
+
+
+class Watched:
+    """Work in threads that must be over when its owner has left: ``faults`` says what was still at it."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.done = 0
+        self._left = Flag()
+
+    def work(self, name: object = None) -> None:
+        """A moment's work."""
+        self._left.wait(0.002)
+        if self._left.is_set():
+            self.faults.append(f"{name} was at work after its owner had left")
+        self.done += 1
+
+    def leave(self) -> None:
+        """The owner has left."""
+        self._left.set()
