@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -25,24 +25,21 @@ class Interrupted(Exception):
     """What comes of the signal."""
 
 
-def interrupted_everywhere(act: Callable[[], None]) -> Iterator[tuple[int, bool]]:
-    """Run ``act`` again and again, interrupted one place later each time: the place's number, and whether it was
-    reached; the last run is not interrupted. ``act`` is expected to let ``Interrupted`` through.
+def interrupted_at(place: int, act: Callable[[], None]) -> bool:
+    """Run ``act`` and interrupt it at the place of that number, from 1 on; whether there is one.
+
+    ``act`` is expected to let ``Interrupted`` through.
     """
-    place, reached = 0, True
-    while reached:
-        place += 1
-        tracer = _Tracer(place)
-        before = sys.gettrace()
-        sys.settrace(tracer)
-        try:
-            act()
-        except Interrupted:
-            pass
-        finally:
-            sys.settrace(before)
-        reached = tracer.left == 0
-        yield place, reached
+    tracer = _Tracer(place)
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        act()
+    except Interrupted:
+        pass
+    finally:
+        sys.settrace(before)
+    return tracer.left == 0
 
 
 class _Tracer:

@@ -6,6 +6,8 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import structlog
@@ -14,7 +16,7 @@ from etl_tasks.adapters.clickhouse.stages import Stages
 from etl_tasks.errors import Unreachable
 from etl_tasks.pipeline.inserting import Inserter
 from etl_tasks.threads import Crew, Flag, Job
-from tests.unit.interruptions import Watched, interrupted_everywhere
+from tests.unit.interruptions import Watched, interrupted_at
 from tests.unit.test_inserting import MOST_BYTES, MOST_ROWS, batch
 
 AT_LEAST_PLACES = 40
@@ -107,48 +109,42 @@ def test_a_job_that_is_over_keeps_nothing_alive() -> None:
 
 @pytest.mark.timeout(240)
 def test_no_block_is_on_its_way_when_a_slice_was_left_wherever_it_was_interrupted() -> None:
-    watched: Watched
-
-    def act() -> None:
+    def load(watched: Watched) -> None:
         with Inserter(lambda block: watched.work(block.rows), lambda: None, MOST_ROWS, MOST_BYTES) as inserter:
             inserter.add(batch(0, 60))
             inserter.add(batch(60, 30))
             inserter.finish()
 
-    watched = Watched()
-    places = 0
-    for place, reached in interrupted_everywhere(act):
-        watched.leave()
-        assert no_threads_of("insert"), f"interrupted at place {place}, a thread went on"
-        assert watched.faults == [], f"interrupted at place {place}"
-        assert reached or watched.done == 2
-        watched, places = Watched(), place
-    assert places > AT_LEAST_PLACES
+    assert_nothing_goes_on(load, "insert", jobs=2)
 
 
 @pytest.mark.timeout(240)
 def test_no_shard_is_worked_on_when_a_publish_was_left_wherever_it_was_interrupted() -> None:
-    watched: Watched
-
-    def act() -> None:
+    def publish(watched: Watched) -> None:
         with Crew(2, "publish") as crew:
             stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
             try:
-                stages.run("insert_dedup", lambda name: watched.work(name), ["one", "two"], lambda: None)
-                stages.run("replace_clean", lambda name: watched.work(name), ["one", "two"])
+                stages.run("insert_dedup", watched.work, ["one", "two"], lambda: None)
+                stages.run("replace_clean", watched.work, ["one", "two"])
             except BaseException:
                 stages.end(lambda name: None)
                 raise
 
-    watched = Watched()
-    places = 0
-    for place, reached in interrupted_everywhere(act):
+    assert_nothing_goes_on(publish, "publish", jobs=4)
+
+
+def assert_nothing_goes_on(act: Callable[[Watched], None], name: str, jobs: int) -> None:
+    """``act``, interrupted everywhere in turn, leaves no thread of that name at work; left alone, it does ``jobs``."""
+    place, reached = 0, True
+    while reached:
+        place += 1
+        watched = Watched()
+        reached = interrupted_at(place, partial(act, watched))
         watched.leave()
-        assert no_threads_of("publish"), f"interrupted at place {place}, a thread went on"
+        assert no_threads_of(name), f"interrupted at place {place}, a thread went on"
         assert watched.faults == [], f"interrupted at place {place}"
-        assert reached or watched.done == 4
-        watched, places = Watched(), place
-    assert places > AT_LEAST_PLACES
+    assert watched.done == jobs
+    assert place > AT_LEAST_PLACES
 
 
 def no_threads_of(name: str) -> bool:
