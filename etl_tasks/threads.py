@@ -6,6 +6,10 @@ which its caller knows nothing (seen: a block went on its way to RAW while its c
 is interrupted takes a running thread for one that has ended (CPython 3.11, after bpo-45274), and an interrupted
 ``Event.wait`` may leave the event locked for ever. Here the interrupted side holds every object before a thread
 gets it, and only reads what the thread has written there.
+
+The interpreter looks for signals at the begin of every call too, ``__exit__``'s own included, of which nothing is done
+then. So what ends a thread when it is left is entered twice, ``with Crew(2, "publish") as crew, crew:``; the second
+exit hears what the first one did not.
 """
 
 from __future__ import annotations
@@ -13,12 +17,18 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+_LOOK_EVERY_S = 30.0
+"""How often an idle thread asks whether its crew was forgotten: an interruption can come between making a crew and
+keeping it. No ``__del__``, in which an interruption would be lost.
+"""
 
 
 class Flag:
@@ -87,30 +97,46 @@ class Job(Generic[T]):
         except BaseException as error:  # it is raised by ``result``
             self.error = error
         finally:
-            # What it worked on may be large.
+            # What it worked on may be large; and an error's traceback, which holds this frame, is not to hold the job.
             self._work = None
             self._over.set()
+            del self
 
 
 class Crew:
-    """``size`` threads that do jobs in the order they are given; as a context manager it waits for them at the end."""
+    """``size`` threads that do jobs in the order they are given; as a context manager, to be entered twice, it waits
+    for them at the end. The threads of one that is forgotten end too.
+    """
 
     def __init__(self, size: int, name: str) -> None:
         self._jobs: SimpleQueue[Job[object] | None] = SimpleQueue()
         self._ended = [Flag() for _ in range(size)]
         self._name = name
+        self._started = self._dismissed = False
 
     def start(self) -> None:
-        """Start the threads. When this is interrupted nothing may be given, and they are to be dismissed."""
+        """Start the threads, the first time. When this is interrupted nothing may be given."""
+        if self._started:
+            return
+        self._started = True
         for number, ended in enumerate(self._ended):
-            threading.Thread(target=self._work, args=(ended,), name=f"{self._name}_{number}", daemon=True).start()
+            arguments = (self._jobs, ended, weakref.ref(self))
+            threading.Thread(target=_work, args=arguments, name=f"{self._name}_{number}", daemon=True).start()
 
     def give(self, job: Job[T]) -> None:
-        """The next thread that is free does it. Interrupted, this may have been done or not."""
+        """The next thread that is free does it. Interrupted, this may have been done or not.
+
+        Raises RuntimeError when there are no threads (any more): whoever waited for the job would wait for ever.
+        """
+        if self._dismissed or not self._started:
+            raise RuntimeError(f"the crew {self._name!r} was dismissed, or never started: it takes no job")
         self._jobs.put(job)  # type: ignore[arg-type]
 
     def dismiss(self) -> None:
-        """The threads end when all that was given is over; returns at once. May be repeated."""
+        """The threads end when all that was given is over; returns at once. May be repeated, and must be when it was
+        interrupted.
+        """
+        self._dismissed = True
         for _ in self._ended:
             self._jobs.put(None)
 
@@ -120,30 +146,29 @@ class Crew:
         return all(ended.wait(None if until is None else until - time.monotonic()) for ended in self._ended)
 
     def __enter__(self) -> Crew:
-        try:
-            self.start()
-        except BaseException:
-            self.dismiss()
-            raise
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.dismiss()
-            self.wait_until_ended()
-        except BaseException:
-            self.dismiss()  # the first time may have been interrupted
-            raise
+        self.dismiss()
+        self.wait_until_ended()
 
-    def _work(self, ended: Flag) -> None:
-        try:
-            while True:
-                job = self._jobs.get()
-                if job is None:
+
+def _work(jobs: SimpleQueue[Job[object] | None], ended: Flag, crew: weakref.ref[Crew]) -> None:
+    """What a thread does. It does not hold its crew, which would never be forgotten otherwise."""
+    try:
+        while True:
+            try:
+                job = jobs.get(timeout=_LOOK_EVERY_S)
+            except Empty:
+                if crew() is None:
                     return
-                job.run()
-                del job  # the thread waits for the next one, and must not keep this one's rows meanwhile
-        finally:
-            ended.set()
+                continue
+            if job is None:
+                return
+            job.run()
+            del job  # the thread waits for the next one, and must not keep this one's rows meanwhile
+    finally:
+        ended.set()

@@ -103,7 +103,7 @@ def extract_load_slice(slice_id: int, context: ExtractContext) -> str:
         f"slice {claim.slice_id} attempt {claim.attempt}",
     )
     try:
-        with lease:
+        with lease, lease:
             return _Attempt(claim, lease, context).run()
     except LostOwnership as error:
         log.warning("slice_lost", error=str(error))
@@ -155,7 +155,8 @@ class _Attempt:
                 self._checkpoint()
                 with (
                     turn_to_read(context.turns, self._claim, self._turn_rules, self._pause) as turn,
-                    InterruptedByStop(self._checkpoint, context.interrupt, self._abandon),
+                    InterruptedByStop(self._checkpoint, context.interrupt, self._abandon) as stop,
+                    stop,
                 ):
                     loader = context.open_loader()
                     # The last insert asks nothing of the source: others may read meanwhile.

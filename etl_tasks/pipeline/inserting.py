@@ -16,7 +16,7 @@ INTERRUPT_EVERY_S = 1.0
 
 class Inserter:
     """A context manager that inserts one block while the next one is fetched; every call after a failure raises it.
-    When it is left, by whatever, nothing is inserted any more.
+    Entered twice (see ``threads``), nothing is inserted any more when it was left, by whatever.
 
     ``insert`` is called in a thread of its own, one call at a time; ``interrupt`` is to make it fail. A block has at
     most ``most_rows`` rows and ``most_bytes`` bytes, unless a single batch has more. ``rows`` counts what is in RAW.
@@ -41,11 +41,7 @@ class Inserter:
         self.rows = 0
 
     def __enter__(self) -> Inserter:
-        try:
-            self._crew.start()
-        except BaseException:
-            self._crew.dismiss()
-            raise
+        self._crew.start()
         return self
 
     def __exit__(
@@ -58,6 +54,10 @@ class Inserter:
         except BaseException:
             self._end()
             raise
+        failure = self._latest.error if self._latest is not None else None
+        if failure is not None and failure is not error:
+            # It is nobody's: the frames of its traceback hold a block and this object, until there is a collection.
+            failure.__traceback__ = None
 
     def add(self, batch: ColumnBatch) -> None:
         """Take the batch; insert what is pending first if the two together would pass a bound, and all of it if it is

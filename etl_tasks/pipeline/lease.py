@@ -20,7 +20,7 @@ _TRUSTED_SHARE = 0.9
 
 
 class Lease:
-    """Context manager around the work of one attempt.
+    """Context manager around the work of one attempt, to be entered twice (see ``threads``).
 
     ``open_renewer`` is called in the renewing thread and returns the renewal (True: still ours) and its clean-up; so
     the thread has a connection of its own. ``claimed_at`` is ``time.monotonic()`` from before the claim.
@@ -45,7 +45,12 @@ class Lease:
         )
 
     def __enter__(self) -> Lease:
-        self._thread.start()
+        if self._thread.ident is None:
+            try:
+                self._thread.start()
+            except BaseException:
+                self._ended.set()
+                raise
         return self
 
     def __exit__(

@@ -122,7 +122,7 @@ class Loader:
             self._target.insert(block, version_ms)
 
         rules = self._rules
-        with Inserter(insert, self._target.interrupt, rules.insert_rows, rules.insert_bytes) as inserter:
+        with Inserter(insert, self._target.interrupt, rules.insert_rows, rules.insert_bytes) as inserter, inserter:
             for frame in self._source.read(claim.window):
                 mark = timings.add("fetch", mark)
                 reach(Failpoint.SLICE_FRAME_READ, run=claim.run_id, slice=claim.slice_id, attempt=claim.attempt)

@@ -108,7 +108,7 @@ def _under_lock(partition: int, context: PublishContext) -> str:
             f"publish of {partition} ({claim.token})",
         )
         try:
-            with lease:
+            with lease, lease:
                 return _publish(claim, lock, lease, context)
         except LostOwnership as error:
             log.warning("publish_lost", error=str(error))

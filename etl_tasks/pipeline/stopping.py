@@ -57,8 +57,9 @@ class StopFlag:
 
 
 class InterruptedByStop:
-    """Context manager around work that may hang in a service for minutes and could not hear meanwhile that it is to
-    end: that the worker stops, or that the work is not ours any more (its run was cancelled).
+    """Context manager, to be entered twice (see ``threads``), around work that may hang in a service for minutes and
+    could not hear meanwhile that it is to end: that the worker stops, or that the work is not ours any more (its run
+    was cancelled).
 
     ``check`` is asked by a thread; once it raises WorkerStopping or LostOwnership, ``interrupt`` is called, which is to
     raise an exception in the main thread: inside the block, or at its end. If the block does not end by that, since
@@ -76,7 +77,12 @@ class InterruptedByStop:
         )
 
     def __enter__(self) -> InterruptedByStop:
-        self._thread.start()
+        if self._thread.ident is None:
+            try:
+                self._thread.start()
+            except BaseException:
+                self._ended.set()
+                raise
         return self
 
     def __exit__(

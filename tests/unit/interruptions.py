@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,14 +12,15 @@ from types import CodeType, FrameType
 from typing import Any
 
 import etl_tasks
-from etl_tasks.threads import Flag
 
 _OURS = str(Path(etl_tasks.__file__).parent)
 """The standard library's own places are left out: an interrupted ``Thread.start`` ends in whatever it likes."""
 
 
-_CHECKED_AFTER = ("CALL", "RESUME", "JUMP_BACKWARD")
-"""After instructions of these names the interpreter looks for signals (CPython 3.11, ``CHECK_EVAL_BREAKER``)."""
+_CHECKED_AFTER = ("CALL", "JUMP_BACKWARD")
+"""After instructions of these names the interpreter looks for signals (CPython 3.11, ``CHECK_EVAL_BREAKER``), and after
+a RESUME, with which every call begins and which is traced as the call.
+"""
 
 
 class Interrupted(Exception):
@@ -55,11 +57,12 @@ class _Tracer:
         frame.f_trace_opcodes = True
         if event == "return":
             self._checked_next.pop(frame, None)
+        if event == "call" or (event == "opcode" and self._checked_next.get(frame)):
+            self.left -= 1
+            if self.left == 0:
+                self._checked_next.clear()  # the frames hold what is to be forgotten
+                raise Interrupted
         if event == "opcode":
-            if self._checked_next.get(frame):
-                self.left -= 1
-                if self.left == 0:
-                    raise Interrupted
             self._checked_next[frame] = _names(frame.f_code).get(frame.f_lasti, "").startswith(_CHECKED_AFTER)
         return self
 
@@ -70,12 +73,16 @@ def _names(code: CodeType) -> dict[int, str]:
 
 
 class Watched:
-    """Work in threads that must be over when its owner has left: ``faults`` says what was still at it."""
+    """Work in threads that must be over when its owner has left: ``faults`` says what was still at it.
+
+    ``once`` is set when something was done.
+    """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.done = 0
-        self._left = Flag()
+        self.once = threading.Event()
+        self._left = threading.Event()
 
     def work(self, name: object = None) -> None:
         """A moment's work."""
@@ -83,6 +90,7 @@ class Watched:
         if self._left.is_set():
             self.faults.append(f"{name} was at work after its owner had left")
         self.done += 1
+        self.once.set()
 
     def leave(self) -> None:
         """The owner has left."""

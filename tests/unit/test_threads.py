@@ -7,20 +7,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import structlog
 
+from etl_tasks import threads
 from etl_tasks.adapters.clickhouse.stages import Stages
-from etl_tasks.errors import Unreachable
+from etl_tasks.core.batch import ColumnBatch
+from etl_tasks.errors import LostOwnership, Unreachable
+from etl_tasks.pipeline import stopping
 from etl_tasks.pipeline.inserting import Inserter
+from etl_tasks.pipeline.lease import Lease
+from etl_tasks.pipeline.stopping import InterruptedByStop
 from etl_tasks.threads import Crew, Flag, Job
 from tests.unit.interruptions import Watched, interrupted_at
 from tests.unit.test_inserting import MOST_BYTES, MOST_ROWS, batch
-
-AT_LEAST_PLACES = 40
-"""Fewer would mean that next to nothing was interrupted: every call and every loop of ours is a place."""
 
 
 def test_a_flag_is_seen_whenever_it_was_set() -> None:
@@ -89,52 +92,154 @@ def test_whoever_leaves_a_crew_finds_all_that_was_given_done() -> None:
     assert crew.wait_until_ended(0)
 
 
-def test_a_job_that_is_over_keeps_nothing_alive() -> None:
-    class Block:
-        """Rows, as if."""
+class Block:
+    """Rows, as if."""
 
-        def insert(self) -> None:
-            """Nothing."""
+    def insert(self) -> None:
+        """They are taken."""
 
+    def fail(self) -> None:
+        """They are not."""
+        raise Unreachable("away")
+
+
+@pytest.mark.parametrize("name", ["insert", "fail"])
+def test_a_job_that_is_over_keeps_nothing_alive(name: str) -> None:
     block = Block()
     gone = weakref.ref(block)
+    gc.disable()
+    try:
+        with Crew(1, "test") as crew:
+            job = Job(getattr(block, name))
+            crew.give(job)
+            assert job.wait(20)
+            assert (job.error is None) == (name == "insert")
+            del block
+            if job.error is not None:
+                # The frames of a traceback are its owner's to forget; then nothing else holds them.
+                job.error.__traceback__ = None
+            del job
+            assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_failed_job_that_is_forgotten_takes_its_traceback_along() -> None:
+    block = Block()
+    gone = weakref.ref(block)
+    gc.disable()
+    try:
+        with Crew(1, "test") as crew:
+            job = Job(block.fail)
+            crew.give(job)
+            assert job.wait(20)
+            del block, job
+            # The thread lets go of it after it has said that it is over.
+            until = time.monotonic() + 20
+            while gone() is not None and time.monotonic() < until:
+                time.sleep(0.01)
+            assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_crew_that_was_dismissed_takes_no_job() -> None:
     with Crew(1, "test") as crew:
-        job = Job(block.insert)
-        crew.give(job)
-        job.result()
-        del block
-        gc.collect()
-        assert gone() is None
+        crew.dismiss()
+        with pytest.raises(RuntimeError, match="'test' was dismissed"):
+            crew.give(Job(lambda: None))
+    with pytest.raises(RuntimeError, match="never started"):
+        Crew(1, "test").give(Job(lambda: None))
+
+
+def test_the_threads_of_a_forgotten_crew_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_LOOK_EVERY_S", 0.05)
+    crew = Crew(2, "forgotten")
+    crew.start()
+    job = Job(lambda: 7)
+    crew.give(job)
+    assert job.result() == 7
+    del crew
+    assert no_threads_of("forgotten")
+
+
+def load(watched: Watched, *, fails: bool = False) -> None:
+    """Two blocks; or one, on whose way the read fails."""
+
+    def insert(block: ColumnBatch) -> None:
+        watched.work(block.rows)
+
+    with Inserter(insert, lambda: None, MOST_ROWS, MOST_BYTES) as inserter, inserter:
+        inserter.add(batch(0, 60))
+        if fails:
+            raise KeyError("the read")
+        inserter.add(batch(60, 30))
+        inserter.finish()
+
+
+def load_in_part(watched: Watched) -> None:
+    """The read fails while a block is on its way."""
+    with suppress(KeyError):
+        load(watched, fails=True)
+
+
+def publish(watched: Watched) -> None:
+    """Two stages on two shards."""
+    with Crew(2, "publish") as crew, crew:
+        stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
+        try:
+            stages.run("insert_dedup", watched.work, ["one", "two"], lambda: None)
+            stages.run("replace_clean", watched.work, ["one", "two"])
+        except BaseException:
+            stages.end(lambda name: None)
+            raise
+
+
+def stop(watched: Watched) -> None:
+    """Work that is looked after, and is abandoned."""
+    lost = threading.Event()
+
+    def check() -> None:
+        if lost.is_set():
+            raise LostOwnership("cancelled")
+
+    with InterruptedByStop(check, lambda: None, lambda: watched.work("abandon")) as looked_after, looked_after:
+        lost.set()
+        assert watched.once.wait(20)
+    watched.done = 1  # however often
+
+
+def keep(watched: Watched) -> None:
+    """Work under a lease that is renewed."""
+
+    def renew() -> bool:
+        watched.work("renew")
+        return True
+
+    lease = Lease(lambda: (renew, lambda: None), 0.04, time.monotonic(), "a test's")
+    with lease, lease:
+        assert watched.once.wait(20)
+    watched.done = 1  # however often
 
 
 @pytest.mark.timeout(240)
-def test_no_block_is_on_its_way_when_a_slice_was_left_wherever_it_was_interrupted() -> None:
-    def load(watched: Watched) -> None:
-        with Inserter(lambda block: watched.work(block.rows), lambda: None, MOST_ROWS, MOST_BYTES) as inserter:
-            inserter.add(batch(0, 60))
-            inserter.add(batch(60, 30))
-            inserter.finish()
-
-    assert_nothing_goes_on(load, "insert", jobs=2)
-
-
-@pytest.mark.timeout(240)
-def test_no_shard_is_worked_on_when_a_publish_was_left_wherever_it_was_interrupted() -> None:
-    def publish(watched: Watched) -> None:
-        with Crew(2, "publish") as crew:
-            stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
-            try:
-                stages.run("insert_dedup", watched.work, ["one", "two"], lambda: None)
-                stages.run("replace_clean", watched.work, ["one", "two"])
-            except BaseException:
-                stages.end(lambda name: None)
-                raise
-
-    assert_nothing_goes_on(publish, "publish", jobs=4)
-
-
-def assert_nothing_goes_on(act: Callable[[Watched], None], name: str, jobs: int) -> None:
-    """``act``, interrupted everywhere in turn, leaves no thread of that name at work; left alone, it does ``jobs``."""
+@pytest.mark.parametrize(
+    ("act", "name", "jobs", "at_least"),
+    [
+        (load, "insert", 2, 60),
+        (load_in_part, "insert", 1, 30),
+        (publish, "publish", 4, 100),
+        (stop, "stop", 1, 10),
+        (keep, "lease", 1, 10),
+    ],
+)
+def test_nothing_goes_on_when_it_was_left_wherever_that_was_interrupted(
+    act: Callable[[Watched], None], name: str, jobs: int, at_least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``at_least`` so many places, or next to nothing would have been interrupted."""
+    monkeypatch.setattr(stopping, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(threads, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(stopping, "_ABANDON_EVERY_S", 0.01)
     place, reached = 0, True
     while reached:
         place += 1
@@ -144,14 +249,43 @@ def assert_nothing_goes_on(act: Callable[[Watched], None], name: str, jobs: int)
         assert no_threads_of(name), f"interrupted at place {place}, a thread went on"
         assert watched.faults == [], f"interrupted at place {place}"
     assert watched.done == jobs
-    assert place > AT_LEAST_PLACES
+    assert place > at_least
+
+
+@pytest.mark.timeout(240)
+def test_every_shard_that_was_begun_is_interrupted_wherever_a_stage_is_left() -> None:
+    slept: list[str] = []
+    place = 0
+    while len(slept) < 2:  # until the stage is over before it is interrupted
+        assert slept == [], f"interrupted at place {place}, the stage went on there"
+        place += 1
+        told = {"one": threading.Event(), "two": threading.Event()}
+
+        def work(name: str, told: dict[str, threading.Event] = told) -> None:
+            if not told[name].wait(2):
+                slept.append(name)
+
+        def act(
+            work: Callable[[str], None] = work,
+            told: dict[str, threading.Event] = told,
+        ) -> None:
+            with Crew(2, "publish") as crew, crew:
+                stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
+                try:
+                    stages.run("insert_dedup", work, list(told))
+                except BaseException:
+                    stages.end(lambda name: told[name].set())
+                    raise
+
+        interrupted_at(place, act)
+    assert place > 20
 
 
 def no_threads_of(name: str) -> bool:
     """Whether all threads of that name end within a moment: they are idle at most."""
     for thread in threading.enumerate():
         # One whose start was interrupted before there was a thread stays listed, without an ident.
-        if thread.name.startswith(f"{name}_") and thread.ident is not None:
+        if thread.name.partition("_")[0] == name and thread.ident is not None:
             thread.join(20)
             if thread.is_alive():
                 return False

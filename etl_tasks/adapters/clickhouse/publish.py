@@ -77,7 +77,7 @@ class PartitionPublish:
         on_stage: Callable[[StageMetric], None],
     ) -> PublishResult:
         """All steps; see ``Target.publish``. On any failure the buffers go and CLEAN is as the last REPLACE left it."""
-        with Crew(len(self._work), "publish") as crew:
+        with Crew(len(self._work), "publish") as crew, crew:
             stages = Stages(crew, self._request.partition, on_stage, self._stages, self._answers)
             try:
                 short = self._prepare(stages, checkpoint)
