@@ -17,7 +17,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_SLICES_A_SWEEP = 5000
 _PRUNE_EVERY_S = 600.0
-# A sweep takes a fraction of a second. Whoever holds the lock for so long is frozen or cut off, and may be so for ever.
+# A sweep takes a fraction of a second. Whoever holds the lock for so long is frozen or cut off, and may be so for ever;
+# PostgreSQL from 14 on ends its session before that.
 _LOCK_PATIENCE_S = 120.0
 
 

@@ -165,6 +165,23 @@ def test_a_host_cut_off_amid_a_transaction_holds_nobody_up(world: World) -> None
         assert not silent(world)
 
 
+def test_a_host_cut_off_amid_a_sweep_holds_nobody_up(world: World) -> None:
+    with relayed(world) as relay:
+        run_id = world.plan()
+        with world.broker() as broker:
+            broker.flushdb()  # so that nothing moves without a sweep
+        relay.silence_at(b"pg_try_advisory_lock(hashtextextended('sweep ")
+        world.deployment.start_worker(queues="plan", PG_DSN=relayed_dsn(world, relay))
+        world.deployment.until(lambda: locks_of_sweeps(world), "the lock is held by a silent one", PATIENCE_S)
+        began = time.monotonic()
+        world.deployment.start_worker()
+
+        world.assert_exact(run_id, PATIENCE_S)
+
+        # 20 s until PostgreSQL ends the session; sweepers themselves bear a lock that is in the way for 120 s.
+        assert time.monotonic() - began < 90
+
+
 def test_no_wait_for_the_journal_is_without_an_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert database.WAIT_S <= 30
     monkeypatch.setattr(database, "WAIT_S", 1.0)
@@ -274,6 +291,14 @@ def silent(world: World) -> list[Any]:
     return world.deployment.journal(
         f"SELECT pid FROM pg_stat_activity WHERE {OURS} AND state = 'idle in transaction' "
         "AND state_change < clock_timestamp() - interval '1 s'"
+    )
+
+
+def locks_of_sweeps(world: World) -> list[Any]:
+    """Sessions that hold a lock for sweeps and have said nothing for a second."""
+    return world.deployment.journal(
+        "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "
+        "AND application_name LIKE 'etl_tasks lock: sweep%' AND state_change < clock_timestamp() - interval '1 s'"
     )
 
 

@@ -16,9 +16,19 @@ import psycopg2.extensions
 from etl_tasks.adapters.journal.database import JournalConfig, connect, postgres_errors
 from etl_tasks.errors import LostOwnership
 
+SWEEP_LOCK_IDLE_S = 20.0
+"""A sweep takes a fraction of a second, and some 13 s when it sends as much as it ever does at once. Whoever is silent
+for longer is frozen or cut off, and nothing that is due would be sent meanwhile.
+"""
+
 
 class SessionLock:
-    """Context manager: ``acquired`` says whether this session holds the lock called ``name``."""
+    """Context manager: ``acquired`` says whether this session holds the lock called ``name``.
+
+    PostgreSQL ends the session when it has been idle for ``most_idle_s`` (None: never; before PostgreSQL 14: never).
+    """
+
+    most_idle_s: float | None = None
 
     def __init__(self, config: JournalConfig, name: str) -> None:
         self._dsn, self._setting = (config.lock_dsn, "PG_LOCK_DSN") if config.lock_dsn else (config.dsn, "PG_DSN")
@@ -31,6 +41,11 @@ class SessionLock:
         # Autocommit: an idle transaction would hold back vacuum for as long as the lock is held.
         self._connection.autocommit = True
         with postgres_errors(), self._connection.cursor() as cursor:
+            if self.most_idle_s is not None:
+                cursor.execute(
+                    "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = 'idle_session_timeout'",
+                    (f"{1000 * self.most_idle_s:.0f}ms",),
+                )
             cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self._name,))
             row = cursor.fetchone()
         self.acquired = bool(row and row[0])
@@ -70,7 +85,9 @@ class PublishLock(SessionLock):
 
 
 class SweepLock(SessionLock):
-    """One sweep of a journal at a time."""
+    """One sweep of a journal at a time, by one that is not silent."""
+
+    most_idle_s = SWEEP_LOCK_IDLE_S
 
     def __init__(self, config: JournalConfig, clean_table: str) -> None:
         super().__init__(config, f"sweep {config.table} {clean_table}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from etl_tasks.adapters.journal import Journal
+from etl_tasks.adapters.journal.lock import SWEEP_LOCK_IDLE_S, SweepLock
 from etl_tasks.core.cadence import CadenceRules
 from etl_tasks.core.records import SanitizeRules
 from etl_tasks.core.windows import halve
@@ -126,6 +128,19 @@ def test_an_expired_lease_is_sent_once_and_then_again_after_the_resend(world: Wo
     assert due(world) == [slice_id]
 
 
+def test_an_expired_lease_whose_message_came_to_nothing_is_sent_again_while_nothing_waits(world: World) -> None:
+    """As when a worker took it that is cut off from the journal."""
+    (slice_id,) = world.slices(world.plan(even_windows(1)).run_id)
+    world.journal.slices.mark_sent([slice_id])
+    world.must_claim(slice_id)
+    world.rows("UPDATE public.inc_processing_slices SET lease_until = clock_timestamp() - interval '5 min'")
+    sent_ago(world, slice_id, 11)
+    assert due(world, grace_s=10) == [], "it may be one of those that wait"
+    assert due(world, grace_s=10, queue_empty=True) == [slice_id]
+    sent_ago(world, slice_id, 9)
+    assert due(world, grace_s=10, queue_empty=True) == [], "somebody is about to claim it"
+
+
 def test_nothing_is_sent_of_ended_runs_spent_slices_and_back_offs(world: World) -> None:
     run_id = world.plan(even_windows(3)).run_id
     waiting, spent, fine = world.slices(run_id)
@@ -196,6 +211,21 @@ def test_one_sweep_at_a_time(world: World) -> None:
     with world.another().sweeps.try_lock() as held:
         assert held
         assert not swept_beside_others(world, Letters()).held
+    assert swept(world, Letters()).held
+
+
+def test_the_lock_of_a_sweep_that_has_gone_silent_is_another_ones_soon(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SWEEP_LOCK_IDLE_S <= 20
+    monkeypatch.setattr(SweepLock, "most_idle_s", 1.0)
+    with world.another().sweeps.try_lock() as held:
+        assert held
+        until = time.monotonic() + 20
+        while not (again := swept_beside_others(world, Letters()).held) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert again
+    # Whoever was silent comes back, and finds nothing broken.
     assert swept(world, Letters()).held
 
 

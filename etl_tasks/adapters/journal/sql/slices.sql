@@ -160,6 +160,7 @@ RETURNING id, run_id, clean_table, partition;
 
 -- name: sweep_slices
 -- What is due and not moving: never sent, or believed sent too long ago, or its lease expired.
+-- With empty queues the message was taken and came to nothing: lost with Redis, or taken by a worker that is cut off from this journal.
 SELECT s.id, s.run_id, s.partition, r.manual, s.enqueued_at IS NOT NULL AND s.state = 'planned' AS believed_queued
 FROM public.inc_processing_slices s JOIN public.inc_processing r ON r.id = s.run_id
 WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table = %(clean_table)s
@@ -170,7 +171,7 @@ WHERE r.ts_end IS NULL AND r.status IN ('planned', 'running') AND r.clean_table 
               ELSE make_interval(secs => %(resend_after_s)s * power(2, least(s.sends, 7) - 1)) END))
     OR (s.state = 'running' AND s.lease_until < clock_timestamp()
         AND (s.enqueued_at IS NULL OR s.enqueued_at < s.lease_until
-          OR s.enqueued_at < clock_timestamp() - make_interval(secs => %(resend_after_s)s))))
+          OR s.enqueued_at < clock_timestamp() - make_interval(secs => CASE WHEN %(queue_empty)s THEN %(grace_s)s ELSE %(resend_after_s)s END))))
 ORDER BY s.state DESC, s.enqueued_at NULLS FIRST, s.window_from
 LIMIT %(most)s;
 
