@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import threading
 import time
@@ -9,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import structlog
@@ -279,6 +281,27 @@ def test_every_shard_that_was_begun_is_interrupted_wherever_a_stage_is_left() ->
 
         interrupted_at(place, act)
     assert place > 20
+
+
+def test_whatever_ends_a_thread_when_it_is_left_is_entered_twice() -> None:
+    """In the product too; ``threads`` says why."""
+    uses = []
+    for path in sorted(Path(threads.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.With):
+                expressions = [ast.unparse(item.context_expr) for item in node.items]
+                for item, expression in zip(node.items, expressions, strict=True):
+                    name = expression if item.optional_vars is None else ast.unparse(item.optional_vars)
+                    if expression.split("(")[0] in {"Inserter", "Crew", "InterruptedByStop"} or expression == "lease":
+                        uses.append((path.name, name, expressions.count(name) + (name != expression)))
+    assert {(file, name) for file, name, _ in uses} == {
+        ("load.py", "inserter"),
+        ("publish.py", "crew"),
+        ("extract.py", "stop"),
+        ("extract.py", "lease"),
+        ("publish.py", "lease"),
+    }
+    assert [use for use in uses if use[2] != 2] == []
 
 
 def no_threads_of(name: str) -> bool:
