@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -256,31 +256,49 @@ def test_nothing_goes_on_when_it_was_left_wherever_that_was_interrupted(
 
 @pytest.mark.timeout(240)
 def test_every_shard_that_was_begun_is_interrupted_wherever_a_stage_is_left() -> None:
-    slept: list[str] = []
     place = 0
-    while len(slept) < 2:  # until the stage is over before it is interrupted
-        assert slept == [], f"interrupted at place {place}, the stage went on there"
+    ended_by_themselves: list[str] = []
+    while len(ended_by_themselves) < 2:  # until the stage is over before it is interrupted
+        assert ended_by_themselves == [], f"interrupted at place {place}, the stage went on there"
         place += 1
-        told = {"one": threading.Event(), "two": threading.Event()}
+        slow = SlowShards(("one", "two"))
+        interrupted_at(place, slow.publish)
+        ended_by_themselves = slow.ended_by_themselves
+    assert place > 20
 
-        def work(name: str, told: dict[str, threading.Event] = told) -> None:
-            if not told[name].wait(2):
-                slept.append(name)
 
-        def act(
-            work: Callable[[str], None] = work,
-            told: dict[str, threading.Event] = told,
-        ) -> None:
+class SlowShards:
+    """A stage that ends on all of them at once after some seconds, or on each when it is interrupted."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.ended_by_themselves: list[str] = []
+        self._may_end = {name: threading.Event() for name in names}
+        self._over = False
+
+    def publish(self) -> None:
+        """One stage, ended where it was left."""
+        timer = threading.Timer(4, self._end_all)
+        timer.start()
+        try:
             with Crew(2, "publish") as crew, crew:
                 stages: Stages[str] = Stages(crew, 20260101, lambda metric: None, [], lambda name: None)
                 try:
-                    stages.run("insert_dedup", work, list(told))
+                    stages.run("insert_dedup", self._work, list(self._may_end))
                 except BaseException:
-                    stages.end(lambda name: told[name].set())
+                    stages.end(lambda name: self._may_end[name].set())
                     raise
+        finally:
+            timer.cancel()
 
-        interrupted_at(place, act)
-    assert place > 20
+    def _work(self, name: str) -> None:
+        assert self._may_end[name].wait(60)
+        if self._over:
+            self.ended_by_themselves.append(name)
+
+    def _end_all(self) -> None:
+        self._over = True
+        for event in self._may_end.values():
+            event.set()
 
 
 def test_whatever_ends_a_thread_when_it_is_left_is_entered_twice() -> None:
