@@ -46,6 +46,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if self._thread.ident is None:
+            # No function of its own: an interruption at its return would be outside of this.
             try:
                 self._thread.start()
             except BaseException:

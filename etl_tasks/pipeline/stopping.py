@@ -78,6 +78,7 @@ class InterruptedByStop:
 
     def __enter__(self) -> InterruptedByStop:
         if self._thread.ident is None:
+            # No function of its own: an interruption at its return would be outside of this.
             try:
                 self._thread.start()
             except BaseException:
